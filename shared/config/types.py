@@ -1,0 +1,149 @@
+"""A configuration as the running parts use it: complete, validated, every default filled in.
+
+`shared.config.parse` makes one from a TOML text; nothing else does.  It travels to the workers in `Configure`, so it
+holds names of keys, never keys.  Durations are float seconds.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from shared.records import Dialect
+
+
+class Server(Struct, frozen=True, kw_only=True):
+    """The listening side."""
+
+    bind: tuple[str, ...] = ("127.0.0.1:8000",)
+    """`host:port`, `[v6]:port`, `unix:/path` or `fd://N`."""
+    workers: int = 2
+    graceful_timeout: float = 30.0
+    """How long streams may go on after SIGTERM, or in a worker that is being replaced."""
+    worker_timeout: float = 30.0
+    """A worker whose loop has not beaten for this long is dumped, killed and replaced."""
+    tcp_user_timeout: float = 60.0
+    """TCP_USER_TIMEOUT of accepted connections: a peer that acknowledges nothing for this long is gone."""
+    keep_alive_timeout: float = 60.0
+    """How long an idle client connection is kept, and how long a request's head may take."""
+    body_timeout: float = 60.0
+    """How long a request's body may take to arrive."""
+    send_timeout: float = 60.0
+    """A client that takes nothing for this long is cut off."""
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_header_bytes: int = 64 * 1024
+
+
+class Auth(Struct, frozen=True):
+    """Client keys, as they are or as `sha256:<hex>`; none means that everybody on loopback may ask."""
+
+    keys: tuple[str, ...] = ()
+
+
+class Cors(Struct, frozen=True, kw_only=True):
+    """Which origins a browser page may ask from; none by default, `*` for any."""
+
+    origins: tuple[str, ...] = ()
+    max_age: float = 600.0
+
+
+class Streaming(Struct, frozen=True, kw_only=True):
+    """How bytes flow through a stream."""
+
+    buffer_size: int = 65536
+    """At most this many bytes per read from an upstream."""
+    ping_interval: float = 15.0
+    """Seconds of silence after which a client gets a keep-alive comment; 0 for never."""
+    early_ping: bool = False
+    """Commit 200 and ping before the upstream has answered."""
+    max_event_bytes: int = 16 * 1024 * 1024
+    max_response_bytes: int = 64 * 1024 * 1024
+    """The largest non-streaming response that is relayed."""
+
+
+class RateLimit(Struct, frozen=True, kw_only=True):
+    requests_per_minute: int
+    burst_size: int
+
+
+class Provider(Struct, frozen=True, kw_only=True):
+    """One upstream, its preset and the file's overrides already merged."""
+
+    name: str
+    kind: Literal["http", "echo"] = "http"
+    dialect: Dialect = "openai"
+    base_url: str = ""
+    """Without a trailing slash; the dialect's path (`/chat/completions`, `/messages`) is appended."""
+    api_key_env: str | None = None
+    api_key_file: str | None = None
+    connect_timeout: float = 10.0
+    first_byte_timeout: float = 120.0
+    chunk_timeout: float = 30.0
+    max_retries: int = 2
+    backoff_base: float = 1.0
+    max_backoff: float = 4.0
+    on_disconnect: Literal["cancel", "drain"] = "cancel"
+    drain_timeout: float = 30.0
+    """With `on_disconnect = "drain"`: how long the upstream is read after the client left."""
+    ask_usage: bool = True
+    """Ask for `stream_options.include_usage`; off for the few that refuse the field."""
+    headers: dict[str, str] = {}
+    """Sent with every request, for the few that want one of their own."""
+    rate_limit: RateLimit | None = None
+
+
+class Price(Struct, frozen=True, kw_only=True):
+    """US dollars per million tokens."""
+
+    input: float = 0.0
+    output: float = 0.0
+    cache_read: float | None = None
+    cache_write: float | None = None
+
+
+class Model(Struct, frozen=True, kw_only=True):
+    """A public name or glob, and where it leads."""
+
+    name: str
+    provider: str
+    model: str | None = None
+    """The upstream's name for it; None: the name as the client gave it."""
+    fallbacks: tuple[str, ...] = ()
+    """`provider/model` or public names, tried in order before the first byte."""
+    max_context_size: int | None = None
+    price: Price | None = None
+
+
+class Sessions(Struct, frozen=True):
+    on_new_stream: Literal["cancel", "allow"] = "cancel"
+
+
+class Logging(Struct, frozen=True, kw_only=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["logfmt", "json"] = "logfmt"
+
+
+class Storage(Struct, frozen=True, kw_only=True):
+    keep_days: int = 30
+    max_buffered_records: int = 100_000
+    """How many records wait in memory while the database can't be written."""
+
+
+class Agent(Struct, frozen=True):
+    enabled: bool = False
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """All of it.  `source` is the file it was read from, or None for the built-in one."""
+
+    source: str | None = None
+    server: Server = Server()
+    auth: Auth = Auth()
+    cors: Cors = Cors()
+    streaming: Streaming = Streaming()
+    providers: dict[str, Provider] = {}
+    models: tuple[Model, ...] = ()
+    """In the order of the file."""
+    sessions: Sessions = Sessions()
+    logging: Logging = Logging()
+    storage: Storage = Storage()
+    agent: Agent = Agent()
