@@ -4,6 +4,7 @@
     ├── ConfigError         the configuration file, or a value in it, is wrong
     ├── StartError          the service can't start: port in use, unwritable folder, another instance
     ├── ControlError        the command line could not reach the service, or was refused by it
+    ├── StorageError        the database can't be read or written now
     ├── FrameError          bytes on a pipe are not a frame
     ├── DialectError        bytes from a client or an upstream break their protocol
     └── UpstreamError       an upstream could not be reached, or broke off
@@ -29,6 +30,19 @@ class StartError(KimiProxyError):
 
 class ControlError(KimiProxyError):
     """A command could not be carried out by the running service, or there is none."""
+
+
+class StorageError(KimiProxyError):
+    """The database can't be read or written.
+
+    `passing`: it may be otherwise in a moment (disk full, locked); else somebody has to do something.
+    `corrupt`: the file is damaged, or is no database.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False, corrupt: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
+        self.corrupt = corrupt
 
 
 class FrameError(KimiProxyError):

@@ -1,8 +1,8 @@
 """Length-prefixed frames on a byte stream.
 
-    ┌────────────────┬───────────────┐
-    │ length, 4 byte │ payload       │   length: of the payload, unsigned, big-endian
-    └────────────────┴───────────────┘
+┌────────────────┬───────────────┐
+│ length, 4 byte │ payload       │   length: of the payload, unsigned, big-endian
+└────────────────┴───────────────┘
 """
 
 from shared.errors import FrameError
@@ -26,15 +26,21 @@ class FrameDecoder:
         self._buffer = bytearray()
 
     def receive(self, data: bytes) -> list[bytes]:
-        """The payloads that `data` completes.  `FrameError` for an oversized one: the stream can't be trusted on."""
+        """The payloads that `data` completes.
+
+        `FrameError` for an oversized one.  If good frames came before it in the same `data`, they are returned and
+        the next call raises, whatever it is given: records that arrived whole are not lost with the garbage.
+        """
         buffer = self._buffer
         buffer += data
-        payloads = []
+        payloads: list[bytes] = []
         at = 0
         while len(buffer) - at >= HEADER_BYTES:
             start = at + HEADER_BYTES
             length = int.from_bytes(buffer[at:start], "big")
             if length > self._max:
+                if payloads:
+                    break
                 raise FrameError(f"a frame announces {length} bytes, over the bound of {self._max}")
             if len(buffer) - start < length:
                 break

@@ -1,7 +1,7 @@
 """What travels on the two pipes of a worker: tagged structs, msgpack-encoded, one a frame (`shared.framing`).
 
     up    worker → supervisor   Ready, Beat, StreamStarted, StreamEnded
-    down  supervisor → worker   Configure, Drain, CancelStream
+    down  supervisor → worker   Configure, Drain, CancelStream, Stored
 
 `StreamStarted` and `StreamEnded` are lossless; `Beat` carries progress, which may be dropped and is then counted.
 """
@@ -81,8 +81,14 @@ class CancelStream(Struct, frozen=True, tag=True):
     reason: CancelReason
 
 
+class Stored(Struct, frozen=True, tag=True):
+    """The first `count` terminal records of this worker are in the database; the answer to a beat, when it grew."""
+
+    count: int
+
+
 Up = Ready | Beat | StreamStarted | StreamEnded
-Down = Configure | Drain | CancelStream
+Down = Configure | Drain | CancelStream | Stored
 
 _encoder = msgspec.msgpack.Encoder()
 _up_decoder: msgspec.msgpack.Decoder[Up] = msgspec.msgpack.Decoder(Up)

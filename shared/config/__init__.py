@@ -1,5 +1,8 @@
 """The configuration: its types, and the way from a TOML text to them."""
 
+from shared.config.bind import Bind, InheritedFd, Tcp, Unix, is_loopback, is_loopback_host, parse_bind
+from shared.config.locate import Loaded, find_config, load_config
+from shared.config.parse import Parsed, default_config, parse_config
 from shared.config.types import (
     Agent,
     Auth,
@@ -19,10 +22,14 @@ from shared.config.types import (
 __all__ = [
     "Agent",
     "Auth",
+    "Bind",
     "Config",
     "Cors",
+    "InheritedFd",
+    "Loaded",
     "Logging",
     "Model",
+    "Parsed",
     "Price",
     "Provider",
     "RateLimit",
@@ -30,4 +37,13 @@ __all__ = [
     "Sessions",
     "Storage",
     "Streaming",
+    "Tcp",
+    "Unix",
+    "default_config",
+    "find_config",
+    "is_loopback",
+    "is_loopback_host",
+    "load_config",
+    "parse_bind",
+    "parse_config",
 ]

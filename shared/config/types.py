@@ -18,7 +18,9 @@ class Server(Struct, frozen=True, kw_only=True):
     """`host:port`, `[v6]:port`, `unix:/path` or `fd://N`."""
     workers: int = 2
     graceful_timeout: float = 30.0
-    """How long streams may go on after SIGTERM, or in a worker that is being replaced."""
+    """How long streams may go on after SIGTERM."""
+    retire_timeout: float = 3600.0
+    """How long they may go on in a worker that a reload replaces: no reload should ever cut one."""
     worker_timeout: float = 30.0
     """A worker whose loop has not beaten for this long is dumped, killed and replaced."""
     tcp_user_timeout: float = 60.0
@@ -75,6 +77,9 @@ class Provider(Struct, frozen=True, kw_only=True):
     """Without a trailing slash; the dialect's path (`/chat/completions`, `/messages`) is appended."""
     api_key_env: str | None = None
     api_key_file: str | None = None
+    """Joined with the folder of the configuration."""
+    api_key_optional: bool = False
+    """Nobody asked for `api_key_env` by name and the address isn't the preset's: without a key none is sent."""
     connect_timeout: float = 10.0
     first_byte_timeout: float = 120.0
     chunk_timeout: float = 30.0

@@ -1,0 +1,117 @@
+"""Where the configuration file is, and the way from it to a `Config`: the one module here that reads files."""
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import platformdirs
+from msgspec import Struct
+
+from shared.config.parse import check_client_key, parse_config
+from shared.config.types import Auth, Config
+from shared.errors import ConfigError
+
+FILE_NAME = "config.toml"
+SITE_CONFIG = Path("/etc/kimi-proxy") / FILE_NAME
+ENV_NAME = "KIMI_PROXY_CONFIG"
+MAX_BYTES = 1024 * 1024
+"""Of a configuration file; a larger one is something else."""
+
+
+class Loaded(Struct, frozen=True, kw_only=True):
+    """A configuration in its resolved form, and `path`, the file it came from; None for the built-in one."""
+
+    config: Config
+    warnings: tuple[str, ...] = ()
+    path: Path | None = None
+
+
+def find_config(option: str | None, env: Mapping[str, str]) -> Path | None:
+    """The configuration file, absolute: the first of `option`, `$KIMI_PROXY_CONFIG`, `./config.toml`, the user's and
+    the system's; None if there is none.
+
+    One that is named must exist: `ConfigError` otherwise.
+    """
+    for named, by in ((option, "--config"), (env.get(ENV_NAME), f"${ENV_NAME}")):
+        if named:
+            path = Path(named).absolute()
+            _check_exists(path, by)
+            return path
+    user = platformdirs.user_config_path("kimi-proxy", appauthor=False) / FILE_NAME
+    for path in (Path.cwd() / FILE_NAME, user, SITE_CONFIG):
+        try:
+            if not stat.S_ISDIR(path.stat().st_mode):
+                return path
+        except PermissionError:
+            # Homes are closed to a service (systemd's ProtectHome=); but whoever closed the system's own folder did
+            # not mean the service to run without its configuration.
+            if path == SITE_CONFIG:
+                return path
+        except OSError:
+            continue
+    return None
+
+
+def load_config(option: str | None, env: Mapping[str, str]) -> Loaded:
+    """Find, read and parse the configuration, or make the built-in one; raises `ConfigError` with one sentence."""
+    path = find_config(option, env)
+    if path is None:
+        return Loaded(config=parse_config("", None, env).config)
+    text = _read_text(path)
+    if not text.strip():
+        # Most likely somebody is writing it at this moment; the built-in configuration would be a surprise.
+        raise ConfigError(f"{path}: the file is empty; remove it to run with the built-in configuration")
+    parsed = parse_config(text, str(path), env)
+    config = parsed.config
+    if parsed.auth_keys_file is not None:
+        keys = (*config.auth.keys, *_read_client_keys(Path(parsed.auth_keys_file)))
+        config = msgspec.structs.replace(config, auth=Auth(tuple(dict.fromkeys(keys))))
+    return Loaded(config=config, warnings=parsed.warnings, path=path)
+
+
+def _check_exists(path: Path, by: str) -> None:
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file, but {by} names it: create it or correct {by}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: the file that {by} names can't be reached ({reason})") from None
+    if is_folder:
+        raise ConfigError(f"{path}: {by} names a folder: name the file in it, as in {path / FILE_NAME}")
+
+
+def _read_text(path: Path) -> str:
+    """The file as text, without a byte order mark."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        fix = f"let uid {os.geteuid()} read it" if isinstance(error, PermissionError) else "correct its path"
+        raise ConfigError(f"{path}: the file can't be read ({error.strerror}): {fix}") from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: the file is larger than {MAX_BYTES} bytes, which no configuration is")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: this is not UTF-8 text: save the file in that encoding") from None
+
+
+def _read_client_keys(path: Path) -> list[str]:
+    """One key a line; empty lines and lines that begin with # are for people."""
+    keys = []
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+        key = line.strip()
+        if not key or key.startswith("#"):
+            continue
+        try:
+            check_client_key(key)
+        except ConfigError as error:
+            raise ConfigError(f"{path}:{number}: a client key {error}") from None
+        keys.append(key)
+    if not keys:
+        raise ConfigError(f"{path}: the file that [auth] keys_file names holds no key: write one a line into it")
+    return keys

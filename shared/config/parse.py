@@ -1,0 +1,169 @@
+"""From a TOML text to a `Config`: pure, complete, and with one sentence about the first thing that is wrong."""
+
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from shared.config.bind import is_loopback, parse_bind
+from shared.config.document import Document
+from shared.config.faults import key_name
+from shared.config.lines import Path
+from shared.config.models import resolve_models
+from shared.config.providers import beside, check_file_name, check_variable, provider_warnings, resolve_providers
+from shared.config.types import Agent, Auth, Config, Cors, Logging, Server, Sessions, Storage, Streaming
+from shared.errors import ConfigError
+
+_HASHED_KEY = re.compile(r"sha256:[0-9a-fA-F]{64}")
+_PLAIN_KEY = re.compile(r"[\x21-\x7e]+")
+_STREAMING_KEYS = ("buffer_size", "ping_interval", "early_ping", "max_event_bytes", "max_response_bytes")
+
+
+class Parsed(Struct, frozen=True, kw_only=True):
+    """A valid configuration, and what its text leaves to be done or said."""
+
+    config: Config
+    warnings: tuple[str, ...] = ()
+    auth_keys_file: str | None = None
+    """A file whose lines are client keys too; `shared.config.locate` reads it."""
+
+
+def parse_config(text: str, source: str | None = None, env: Mapping[str, str] | None = None) -> Parsed:
+    """The configuration that `text` means in the environment `env`, where keys for providers are looked for.
+
+    `source` is the file's name: messages begin with it, and files named in `text` are relative to its folder.
+    Raises `ConfigError`.
+    """
+    env = env or {}
+    document = Document(text, source)
+    file = document.file
+    _check_agent(document)
+    auth = _auth(document, env)
+    providers = resolve_providers(document, env)
+    config = Config(
+        source=source,
+        server=_server(document, guarded=bool(auth.keys or file.auth.keys_file)),
+        auth=auth,
+        cors=_cors(document),
+        streaming=Streaming(
+            **{key: value for key, value in file.proxy.streaming.given().items() if key in _STREAMING_KEYS}
+        ),
+        providers=providers,
+        models=resolve_models(document, providers),
+        sessions=Sessions(**file.sessions.given()),
+        logging=Logging(**file.logging.given()),
+        storage=Storage(**file.storage.given()),
+        agent=Agent(),
+    )
+    keys_file = file.auth.keys_file
+    return Parsed(
+        config=config,
+        warnings=tuple(provider_warnings(document)),
+        auth_keys_file=keys_file and beside(source, keys_file),
+    )
+
+
+def default_config(env: Mapping[str, str]) -> Config:
+    """What holds without any file: providers whose keys are in `env`, and `echo`."""
+    return parse_config("", None, env).config
+
+
+def check_client_key(key: str) -> None:
+    """That a client could send `key`; raises `ConfigError` with half a sentence, and without the key."""
+    if key.startswith("sha256:"):
+        if not _HASHED_KEY.fullmatch(key):
+            raise ConfigError("must have 64 hexadecimal digits after sha256:, as sha256sum prints them")
+    elif not _PLAIN_KEY.fullmatch(key):
+        raise ConfigError("must be one or more visible ASCII characters, without spaces")
+
+
+def _server(document: Document, *, guarded: bool) -> Server:
+    section = document.file.server
+    values = section.given(without=("bind",))
+    keep_alive_timeout = document.file.proxy.streaming.keep_alive_timeout
+    if keep_alive_timeout is not None:
+        values.setdefault("keep_alive_timeout", keep_alive_timeout)
+    if section.bind is not None:
+        values["bind"] = _binds(document, section.bind, guarded=guarded)
+    return Server(**values)
+
+
+def _binds(document: Document, value: str | list[str], *, guarded: bool) -> tuple[str, ...]:
+    at: Path = ("server", "bind")
+    texts = [value] if isinstance(value, str) else value
+    if not texts:
+        raise document.fault(at, f'{key_name(at)} is empty: name at least one address, as in ["127.0.0.1:8000"]')
+    seen = set()
+    for index, text in enumerate(texts):
+        path = at if isinstance(value, str) else (*at, index)
+        what = f'{key_name(path)} = "{text}"' if text.isprintable() else key_name(path)
+        try:
+            bind = parse_bind(text)
+        except ConfigError as error:
+            raise document.fault(path, f"{what} {error}") from None
+        if bind in seen:
+            raise document.fault(path, f"{what} stands there twice: remove one of them")
+        seen.add(bind)
+        if not guarded and not is_loopback(bind):
+            raise document.fault(
+                path,
+                f"{what} can be reached from other machines, but there are no client keys: add [auth] with"
+                ' keys = ["a long random string"], or bind 127.0.0.1',
+            )
+    return tuple(texts)
+
+
+def _auth(document: Document, env: Mapping[str, str]) -> Auth:
+    section = document.file.auth
+    at: Path = ("auth", "keys")
+    for index, key in enumerate(section.keys):
+        _check_key(document, (*at, index), key_name((*at, index)), key)
+    check_variable(document, ("auth", "keys_env"), section.keys_env)
+    check_file_name(document, ("auth", "keys_file"), section.keys_file)
+    keys = list(section.keys)
+    if section.keys_env is not None:
+        path: Path = ("auth", "keys_env")
+        found = env.get(section.keys_env, "").replace(",", " ").split()
+        if not found:
+            raise document.fault(path, f"{key_name(path)} names {section.keys_env}, which is not set: set it to a key")
+        for key in found:
+            _check_key(document, path, f"a key in {section.keys_env}", key)
+        keys += found
+    return Auth(tuple(dict.fromkeys(keys)))
+
+
+def _check_key(document: Document, path: Path, what: str, key: str) -> None:
+    try:
+        check_client_key(key)
+    except ConfigError as error:
+        raise document.fault(path, f"{what} {error}") from None
+
+
+def _cors(document: Document) -> Cors:
+    section = document.file.cors
+    for index, origin in enumerate(section.origins):
+        if origin != "*" and not _is_origin(origin):
+            path = ("cors", "origins", index)
+            raise document.fault(
+                path, f'{key_name(path)} must be "*" or an origin without a path, as in "https://app.example.com"'
+            )
+    values = section.given(without=("origins",))
+    return Cors(origins=tuple(section.origins), **values)
+
+
+def _is_origin(text: str) -> bool:
+    """RFC 6454 section 6.2: scheme, host and port, as a browser sends them."""
+    try:
+        parts = urlsplit(text)
+        return bool(parts.scheme and parts.hostname) and parts.port != 0 and text == f"{parts.scheme}://{parts.netloc}"
+    except ValueError:
+        return False
+
+
+def _check_agent(document: Document) -> None:
+    if document.file.agent.enabled:
+        raise document.fault(
+            ("agent", "enabled"),
+            "[agent] enabled = true can't be served: this version has no agent yet, so set it to false",
+        )

@@ -1,0 +1,164 @@
+"""The shape of `config.toml`: what may stand in it, and within which bounds.
+
+Every key is optional unless it has no default here.  `None` means "not set", so that `shared.config.parse` can tell
+a value from its absence when it merges defaults, preset, `[proxy]` and `[providers.<name>]`.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from shared.records import Dialect
+
+WEEK = 604_800
+
+Wait = Annotated[float, Meta(gt=0, le=WEEK)]
+"""A deadline in seconds; there is none that means "never"."""
+Pause = Annotated[float, Meta(ge=0, le=WEEK)]
+"""Seconds, 0 allowed."""
+Bytes = Annotated[int, Meta(ge=1, le=2**32)]
+Retries = Annotated[int, Meta(ge=0, le=20)]
+Rate = Annotated[int, Meta(ge=1, le=1_000_000)]
+Dollars = Annotated[float, Meta(ge=0, le=1_000_000)]
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file."""
+
+    def given(self, without: tuple[str, ...] = ()) -> dict[str, Any]:
+        """The keys that are set."""
+        values = msgspec.structs.asdict(self)
+        return {name: value for name, value in values.items() if value is not None and name not in without}
+
+
+class Server(Section, frozen=True):
+    bind: str | list[str] | None = None
+    workers: Annotated[int, Meta(ge=1, le=512)] | None = None
+    graceful_timeout: Pause | None = None
+    retire_timeout: Pause | None = None
+    worker_timeout: Annotated[float, Meta(ge=1, le=WEEK)] | None = None
+    """Workers beat once a second: less than that would kill healthy ones."""
+    tcp_user_timeout: Pause | None = None
+    keep_alive_timeout: Wait | None = None
+    body_timeout: Wait | None = None
+    send_timeout: Wait | None = None
+    max_body_bytes: Bytes | None = None
+    max_header_bytes: Annotated[int, Meta(ge=1024, le=2**24)] | None = None
+
+
+class Auth(Section, frozen=True):
+    keys: list[str] = []
+    keys_env: str | None = None
+    """The variable that holds client keys, separated by commas or white space."""
+    keys_file: str | None = None
+    """A file with one client key a line."""
+
+
+class Cors(Section, frozen=True):
+    origins: list[str] = []
+    max_age: Pause | None = None
+
+
+class Retry(Section, frozen=True):
+    max_retries: Retries | None = None
+    backoff_base: Pause | None = None
+    max_backoff: Pause | None = None
+
+
+class ProxyStreaming(Section, frozen=True):
+    buffer_size: Annotated[int, Meta(ge=1, le=2**24)] | None = None
+    chunk_timeout: Wait | None = None
+    keep_alive_timeout: Wait | None = None
+    ping_interval: Pause | None = None
+    early_ping: bool | None = None
+    max_event_bytes: Bytes | None = None
+    max_response_bytes: Bytes | None = None
+
+
+class Proxy(Section, frozen=True):
+    stream_timeout: Wait | None = None
+    max_retries: Retries | None = None
+    retry_delay: Pause | None = None
+    timeouts: dict[str, Wait] = {}
+    """Provider → seconds to the first byte; names that aren't configured are ignored."""
+    retry: Retry = Retry()
+    streaming: ProxyStreaming = ProxyStreaming()
+
+
+class RateLimiting(Section, frozen=True):
+    enabled: bool | None = None
+    requests_per_minute: Rate | None = None
+    burst_size: Rate | None = None
+
+
+class Provider(Section, frozen=True):
+    dialect: Dialect | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    api_key_file: str | None = None
+    connect_timeout: Wait | None = None
+    first_byte_timeout: Wait | None = None
+    chunk_timeout: Wait | None = None
+    max_retries: Retries | None = None
+    backoff_base: Pause | None = None
+    max_backoff: Pause | None = None
+    on_disconnect: Literal["cancel", "drain"] | None = None
+    drain_timeout: Pause | None = None
+    ask_usage: bool | None = None
+    headers: dict[str, str] | None = None
+    requests_per_minute: Rate | None = None
+    burst_size: Rate | None = None
+
+
+class Price(Section, frozen=True):
+    input: Dollars = 0.0
+    output: Dollars = 0.0
+    cache_read: Dollars | None = None
+    cache_write: Dollars | None = None
+
+
+class Model(Section, frozen=True):
+    provider: str
+    model: str | None = None
+    fallbacks: list[str] = []
+    max_context_size: Annotated[int, Meta(ge=1, le=2**31)] | None = None
+    price: Price | None = None
+
+
+class Sessions(Section, frozen=True):
+    on_new_stream: Literal["cancel", "allow"] | None = None
+
+
+class Logging(Section, frozen=True):
+    level: Literal["debug", "info", "warning", "error"] | None = None
+    format: Literal["logfmt", "json"] | None = None
+
+
+class Storage(Section, frozen=True):
+    keep_days: Annotated[int, Meta(ge=1, le=36_500)] | None = None
+    max_buffered_records: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+
+
+class Agent(Section, frozen=True):
+    enabled: bool = False
+    workspace: str | None = None
+    max_iterations: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    execute_client_tools: bool | None = None
+    cancel_grace: Pause | None = None
+
+
+class File(Section, frozen=True):
+    """The whole document."""
+
+    server: Server = Server()
+    auth: Auth = Auth()
+    cors: Cors = Cors()
+    proxy: Proxy = Proxy()
+    rate_limiting: RateLimiting = RateLimiting()
+    providers: dict[str, Provider] = {}
+    models: dict[str, Model] = {}
+    sessions: Sessions = Sessions()
+    logging: Logging = Logging()
+    storage: Storage = Storage()
+    agent: Agent = Agent()
