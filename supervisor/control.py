@@ -1,0 +1,131 @@
+"""What the command line and the running supervisor say to each other on the admin UNIX socket.
+
+One connection carries one request frame and one reply frame (`shared.framing`), msgpack-encoded tagged structs:
+
+    Status → StatusReply      Reload → Done | Refused      DumpStacks → Done
+"""
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+
+class Status(Struct, frozen=True, tag=True):
+    """Ask for a `StatusReply`."""
+
+
+class Reload(Struct, frozen=True, tag=True):
+    """Do what SIGHUP does, and tell how it went."""
+
+
+class DumpStacks(Struct, frozen=True, tag=True):
+    """Do what SIGUSR1 does."""
+
+
+class WorkerStatus(Struct, frozen=True, kw_only=True):
+    """One worker process.  Sizes in bytes, durations in seconds."""
+
+    worker: int
+    pid: int
+    generation: int
+    state: Literal["starting", "serving", "draining", "stuck"]
+    streams: int = 0
+    connections: int = 0
+    rss_bytes: int = 0
+    uptime: float = 0.0
+    restarts: int = 0
+    """How often this slot's worker died unasked."""
+    lag: float = 0.0
+    dropped: int = 0
+
+
+class ProviderStatus(Struct, frozen=True, kw_only=True):
+    """One configured provider and what has been seen of it since the start."""
+
+    name: str
+    dialect: str
+    base_url: str
+    has_key: bool
+    active: int = 0
+    completed: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    last_error: str | None = None
+
+
+class Totals(Struct, frozen=True, kw_only=True):
+    """Since the supervisor's start."""
+
+    started: int = 0
+    active: int = 0
+    completed: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class StorageStatus(Struct, frozen=True, kw_only=True):
+    """The database: `problem` is None while it can be written."""
+
+    path: str
+    problem: str | None = None
+    buffered: int = 0
+    lost: int = 0
+
+
+class StatusReply(Struct, frozen=True, tag=True, kw_only=True):
+    """The service at a glance."""
+
+    version: str
+    pid: int
+    state: Literal["starting", "running", "reloading", "draining"]
+    uptime: float
+    bind: list[str]
+    config_source: str | None
+    config_loaded: float
+    """Epoch seconds of the last configuration that was applied."""
+    config_error: str | None
+    """Why the newest configuration was refused; the one before it is in force."""
+    crash_loop: str | None
+    workers_wanted: int
+    workers: list[WorkerStatus]
+    providers: list[ProviderStatus]
+    totals: Totals
+    storage: StorageStatus
+
+
+class Done(Struct, frozen=True, tag=True):
+    """It was done; `message` says what."""
+
+    message: str
+
+
+class Refused(Struct, frozen=True, tag=True):
+    """It was not done; `message` says why."""
+
+    message: str
+
+
+Request = Status | Reload | DumpStacks
+Reply = StatusReply | Done | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+_request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(message: Request | Reply) -> bytes:
+    """One message as the payload of a frame."""
+    return _encoder.encode(message)
+
+
+def decode_request(payload: bytes) -> Request:
+    """The request in a frame; raises `msgspec.DecodeError` on garbage."""
+    return _request_decoder.decode(payload)
+
+
+def decode_reply(payload: bytes) -> Reply:
+    """The reply in a frame; raises `msgspec.DecodeError` on garbage."""
+    return _reply_decoder.decode(payload)

@@ -1,0 +1,107 @@
+"""The database: one row a stream, and the numbered steps that lead from an empty file to the newest shape.
+
+`PRAGMA user_version` is the number of steps a file has behind it.  Steps are only ever appended.
+"""
+
+from typing import Any
+
+from shared.records import StreamRecord
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """
+        CREATE TABLE streams (
+            id                 TEXT NOT NULL PRIMARY KEY,
+            trace              TEXT NOT NULL,
+            session            TEXT,
+            worker             INTEGER NOT NULL,
+            provider           TEXT NOT NULL,  -- the one that answered last
+            upstream_model     TEXT NOT NULL,
+            model              TEXT NOT NULL,  -- as the client asked
+            asked_provider     TEXT NOT NULL,
+            dialect            TEXT NOT NULL,
+            streaming          INTEGER NOT NULL,
+            started            REAL NOT NULL,  -- epoch seconds
+            first_byte         REAL,           -- seconds, as duration and cancel_latency
+            duration           REAL NOT NULL,
+            prompt_tokens      INTEGER,
+            prompt_source      TEXT,
+            completion_tokens  INTEGER,
+            completion_source  TEXT,
+            counted_completion INTEGER,
+            status             TEXT NOT NULL,
+            error_type         TEXT,
+            http_status        INTEGER,
+            retries            INTEGER NOT NULL,
+            cancel_latency     REAL
+        )
+        """,
+        "CREATE INDEX streams_started ON streams (started)",
+        "CREATE INDEX streams_provider ON streams (provider, started)",
+    ),
+)
+VERSION = len(MIGRATIONS)
+
+COLUMNS = (
+    "id",
+    "trace",
+    "session",
+    "worker",
+    "provider",
+    "upstream_model",
+    "model",
+    "asked_provider",
+    "dialect",
+    "streaming",
+    "started",
+    "first_byte",
+    "duration",
+    "prompt_tokens",
+    "prompt_source",
+    "completion_tokens",
+    "completion_source",
+    "counted_completion",
+    "status",
+    "error_type",
+    "http_status",
+    "retries",
+    "cancel_latency",
+)
+
+# A batch whose commit was lost on the way back is written again, and a stream still has one row.
+INSERT = (
+    f"INSERT INTO streams ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (id) DO NOTHING"
+)
+
+# By rowid, as SQLite is seldom built with DELETE … LIMIT.  Parameters: the epoch second before which rows go; how many.
+DELETE_BEFORE = "DELETE FROM streams WHERE rowid IN (SELECT rowid FROM streams WHERE started < ? LIMIT ?)"
+
+
+def row(record: StreamRecord) -> tuple[Any, ...]:
+    """`record` in the order of `COLUMNS`."""
+    start, prompt, completion = record.start, record.prompt, record.completion
+    return (
+        start.id,
+        start.trace,
+        start.session,
+        start.worker,
+        record.provider,
+        record.upstream_model,
+        start.model,
+        start.provider,
+        start.dialect,
+        start.streaming,
+        start.started,
+        record.first_byte,
+        record.duration,
+        prompt.count if prompt else None,
+        prompt.source if prompt else None,
+        completion.count if completion else None,
+        completion.source if completion else None,
+        record.counted_completion,
+        record.status,
+        record.error_type,
+        record.http_status,
+        record.retries,
+        record.cancel_latency,
+    )

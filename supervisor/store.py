@@ -1,0 +1,212 @@
+"""The database of finished streams: a thread that owns the connection, fed without ever waiting.
+
+    put_nowait ──▶ buffer (in memory, bounded) ──▶ thread "store", in batches ──▶ sessions.db
+
+A record leaves the buffer when its transaction has been committed into the file that stands at the path.  While that
+fails (disk full, file locked, folder read-only) the buffer grows, `status().problem` says why, and the thread tries
+again; whatever it writes twice has one row.  A damaged file is put aside, never deleted.
+
+Records are written in the order in which they were taken: what was put when `taken` was n is safe once `stored` is n.
+"""
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from shared.config import Storage
+from shared.errors import StartError, StorageError
+from shared.logs import get_logger
+from shared.records import StreamRecord
+from supervisor import database
+from supervisor.control import StorageStatus
+
+BATCH_RECORDS = 500
+BATCH_SECONDS = 0.05
+FIRST_RETRY = 0.1
+LAST_RETRY = 2.0
+PRUNE_SECONDS = 3600.0
+PRUNE_ROWS = 500
+DAY_SECONDS = 86_400.0
+
+log = get_logger()
+
+
+class Store:
+    """See the module.  `settings` may be replaced at any time; `now` gives epoch seconds."""
+
+    def __init__(self, path: Path, settings: Storage, now: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        self.taken = 0
+        """How many records have been put so far, lost ones not included."""
+        self.stored = 0
+        """How many of them are committed, or refused for good; to be read from any thread."""
+        self._path = path
+        self._now = now
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        # The condition guards what follows; it is never held during I/O, so the event loop never waits for the disk.
+        self._changed = threading.Condition()
+        self._buffer: deque[StreamRecord] = deque()
+        self._problem: str | None = None
+        self._lost = 0
+        self._loss_noted = False
+        self._close_at: float | None = None
+        # Only the thread touches these, once it runs.
+        self._database: database.Database | None = None
+        self._check: database.Check | None = None
+        self._problem_since = 0.0
+        self._next_prune = 0.0
+
+    def open(self) -> None:
+        """Check, create or upgrade the database and start the thread; blocking, to be called before `trio.run`.
+
+        `StartError` if this user can't write the file, or if it comes from a newer version.  What may pass by itself,
+        a full disk or a lock, does not prevent the start: records are buffered.
+        """
+        try:
+            self._database = database.connect(self._path, self._now(), "quick_check")
+        except StorageError as error:
+            if not error.passing:
+                raise StartError(f"can't use the database {self._path}: {error}") from error
+            self._check = "quick_check"
+            self._note_problem(error)
+        self._thread.start()
+
+    def put_nowait(self, record: StreamRecord) -> None:
+        """Take a record; never waits for the disk.
+
+        Above `settings.max_buffered_records`, and after `close`, the record is lost and counted.
+        """
+        with self._changed:
+            if self._close_at is None and len(self._buffer) < self.settings.max_buffered_records:
+                self._buffer.append(record)
+                self.taken += 1
+                # Wake the thread for the first of a batch and for a full batch, not for each record between.
+                if len(self._buffer) in (1, BATCH_RECORDS):
+                    self._changed.notify()
+                return
+            self._lost += 1
+            noted, self._loss_noted = self._loss_noted, True
+        if not noted:  # one line when it begins; `status` and `storage_recovered` have the count
+            log.error("storage_losing_records", path=str(self._path), problem=self._problem)
+
+    def status(self) -> StorageStatus:
+        """How it is going, for `kimi-proxy status`."""
+        with self._changed:
+            return StorageStatus(
+                path=str(self._path), problem=self._problem, buffered=len(self._buffer), lost=self._lost
+            )
+
+    def close(self, timeout: float) -> bool:
+        """Write what is buffered, for at most `timeout` seconds, and stop the thread; blocking.
+
+        False if records were left: they are lost, and a log line says how many.
+        """
+        with self._changed:
+            self._close_at = time.monotonic() + timeout
+            self._changed.notify()
+        if self._thread.ident is not None:
+            # A little longer, as it may be inside a last try; it is a daemon, should the disk never answer.
+            self._thread.join(timeout + 2 * database.BUSY_SECONDS)
+        with self._changed:
+            left = len(self._buffer)
+            self._buffer.clear()
+            self._lost += left
+        if left:
+            log.error("storage_records_lost", path=str(self._path), count=left, problem=self._problem)
+        return left == 0
+
+    def _run(self) -> None:
+        delay = FIRST_RETRY if self._problem else 0.0
+        while self._wait(delay):
+            try:
+                self._work()
+            except Exception as error:
+                if not isinstance(error, StorageError):  # our mistake; but nobody else would write the next record
+                    log.exception("storage_error", path=str(self._path))
+                elif error.corrupt:
+                    self._check = "integrity_check"
+                self._disconnect()
+                self._note_problem(error)
+                delay = min(LAST_RETRY, delay * 2 or FIRST_RETRY)
+            else:
+                self._note_recovery()
+                delay = 0.0
+        self._disconnect()
+
+    def _wait(self, delay: float) -> bool:
+        """Wait until there is something to do, or for `delay` after a failure; False once it is time to end."""
+        with self._changed:
+            if not delay:
+                self._changed.wait_for(self._is_busy, self._next_prune - time.monotonic())
+                if self._buffer:
+                    self._changed.wait_for(self._is_urgent, BATCH_SECONDS)
+            elif self._close_at is None:
+                self._changed.wait_for(self._is_closing, delay)
+            else:
+                self._changed.wait(min(delay, FIRST_RETRY))
+            if self._close_at is None:
+                return True
+            return bool(self._buffer) and time.monotonic() < self._close_at
+
+    def _is_closing(self) -> bool:
+        return self._close_at is not None
+
+    def _is_busy(self) -> bool:
+        return bool(self._buffer) or self._is_closing()
+
+    def _is_urgent(self) -> bool:
+        return len(self._buffer) >= BATCH_RECORDS or self._is_closing()
+
+    def _work(self) -> None:
+        """One batch, and one step of pruning if it is due.  A batch stays in the buffer until it is safe."""
+        if self._database is None:
+            self._database = database.connect(self._path, self._now(), self._check)
+            self._check = None
+        with self._changed:
+            batch = list(itertools.islice(self._buffer, BATCH_RECORDS))
+        if batch:
+            refused = self._database.write(batch)
+            # Asked after the commit: SQLite writes happily into a file that was deleted a moment before.
+            if self._database.moved():
+                log.warning("storage_replaced", path=str(self._path))
+                self._disconnect()
+                return
+            self._forget(batch, refused)
+        if time.monotonic() >= self._next_prune:
+            before = self._now() - self.settings.keep_days * DAY_SECONDS
+            if self._database.prune(before, PRUNE_ROWS) < PRUNE_ROWS:
+                self._next_prune = time.monotonic() + PRUNE_SECONDS
+
+    def _forget(self, batch: list[StreamRecord], refused: list[StreamRecord]) -> None:
+        with self._changed:
+            for _ in range(min(len(batch), len(self._buffer))):  # `close` may have given up on them meanwhile
+                self._buffer.popleft()
+                self.stored += 1
+            self._lost += len(refused)
+            if not self._buffer:
+                self._loss_noted = False
+        for record in refused:
+            log.error("storage_record_refused", path=str(self._path), id=record.start.id)
+
+    def _disconnect(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _note_problem(self, error: Exception) -> None:
+        with self._changed:
+            known, self._problem = self._problem, str(error) or type(error).__name__
+        if known is None:
+            self._problem_since = time.monotonic()
+            log.error("storage_problem", path=str(self._path), problem=self._problem)
+
+    def _note_recovery(self) -> None:
+        with self._changed:
+            known, self._problem = self._problem, None
+            buffered, lost = len(self._buffer), self._lost
+        if known is not None:
+            seconds = round(time.monotonic() - self._problem_since, 3)
+            log.info("storage_recovered", path=str(self._path), seconds=seconds, buffered=buffered, lost=lost)

@@ -1,0 +1,92 @@
+import sqlite3
+
+import pytest
+from fakes.streams import make_record, make_start
+
+from shared.records import Tokens
+from supervisor import schema
+
+
+@pytest.fixture
+def connection():
+    with_schema = sqlite3.connect(":memory:")
+    for step in schema.MIGRATIONS:
+        for statement in step:
+            with_schema.execute(statement)
+    with_schema.row_factory = sqlite3.Row
+    yield with_schema
+    with_schema.close()
+
+
+def test_the_columns_are_those_of_the_table(connection):
+    assert tuple(column["name"] for column in connection.execute("PRAGMA table_info(streams)")) == schema.COLUMNS
+
+
+def test_a_full_record_as_a_row(connection):
+    record = make_record(
+        start=make_start("a", session="s", worker=3, provider="kimi", model="claude-x", streaming=False),
+        provider="groq",
+        upstream_model="llama",
+        status="cancelled",
+        duration=2.5,
+        first_byte=0.25,
+        prompt=Tokens(11, "provider"),
+        completion=Tokens(22, "partial"),
+        counted_completion=21,
+        error_type="client_disconnect",
+        http_status=200,
+        retries=1,
+        cancel_latency=0.002,
+    )
+    connection.execute(schema.INSERT, schema.row(record))
+    assert dict(connection.execute("SELECT * FROM streams").fetchone()) == {
+        "id": "a",
+        "trace": "trace-a",
+        "session": "s",
+        "worker": 3,
+        "provider": "groq",
+        "upstream_model": "llama",
+        "model": "claude-x",
+        "asked_provider": "kimi",
+        "dialect": "openai",
+        "streaming": 0,
+        "started": 1_000.0,
+        "first_byte": 0.25,
+        "duration": 2.5,
+        "prompt_tokens": 11,
+        "prompt_source": "provider",
+        "completion_tokens": 22,
+        "completion_source": "partial",
+        "counted_completion": 21,
+        "status": "cancelled",
+        "error_type": "client_disconnect",
+        "http_status": 200,
+        "retries": 1,
+        "cancel_latency": 0.002,
+    }
+
+
+def test_what_is_unknown_is_null(connection):
+    connection.execute(schema.INSERT, schema.row(make_record(prompt=None, completion=None)))
+    stored = connection.execute("SELECT * FROM streams").fetchone()
+    assert stored["prompt_tokens"] is stored["completion_source"] is stored["session"] is None
+
+
+def test_the_first_record_of_an_id_stays(connection):
+    for status in ("failed", "completed"):
+        connection.execute(schema.INSERT, schema.row(make_record("a", status=status)))
+    assert [stored["status"] for stored in connection.execute("SELECT status FROM streams")] == ["failed"]
+
+
+def test_a_row_without_an_id_is_refused_not_ignored(connection):
+    broken = (None, *schema.row(make_record())[1:])
+    with pytest.raises(sqlite3.IntegrityError):
+        connection.execute(schema.INSERT, broken)
+
+
+def test_deletion_goes_by_age_in_steps(connection):
+    for number in range(5):
+        connection.execute(schema.INSERT, schema.row(make_record(start=make_start(f"s{number}", started=number))))
+    assert connection.execute(schema.DELETE_BEFORE, (4, 3)).rowcount == 3
+    assert connection.execute(schema.DELETE_BEFORE, (4, 3)).rowcount == 1
+    assert [stored["id"] for stored in connection.execute("SELECT id FROM streams")] == ["s4"]
