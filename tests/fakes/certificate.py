@@ -1,0 +1,37 @@
+"""A self-signed certificate for 127.0.0.1, made by the openssl command."""
+
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from worker.upstream.wire import heed_cuts
+
+COMMAND = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=fake"
+
+
+def self_signed(folder: Path) -> Path:
+    """A file with the key and the certificate; skips the test where there is no openssl."""
+    if shutil.which("openssl") is None:
+        pytest.skip("the openssl command makes the certificate")
+    key, cert, both = folder / "key.pem", folder / "cert.pem", folder / "both.pem"
+    command = [*COMMAND.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(command, check=True, capture_output=True)
+    both.write_text(key.read_text() + cert.read_text())
+    return both
+
+
+def server_context(certificate: Path) -> ssl.SSLContext:
+    """What a server needs to serve with it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def client_context(certificate: Path) -> ssl.SSLContext:
+    """What a client needs to trust it, and nothing else."""
+    context = ssl.create_default_context(cafile=certificate)
+    heed_cuts(context)
+    return context
