@@ -1,0 +1,41 @@
+"""The one timer of a worker: every deadline of every stream, the keep-alive timeout, and the beat are checked here.
+
+Timers of their own would be armed and disarmed with every chunk; a look at some hundred numbers ten times a second
+costs less, and a tenth of a second is exact enough for timeouts.
+"""
+
+import os
+
+import trio
+
+from worker.gateway import Gateway
+from worker.serve import Server
+
+TICK = 0.1
+BEAT = 1.0
+# After a pause of the whole process, what waits in the sockets is read before anybody is called overdue.
+LATE = 0.5
+
+
+async def run_clock(gateway: Gateway, server: Server) -> None:
+    """Tick until cancelled."""
+    tick = next_beat = trio.current_time()
+    worst_lag = 0.0
+    while True:
+        await trio.sleep_until(tick)
+        now = trio.current_time()
+        lag = now - tick
+        worst_lag = max(worst_lag, lag)
+        if lag < LATE:
+            gateway.sessions.check(now)
+        if now >= next_beat:
+            server.close_overdue()
+            gateway.beat(len(server.connections), rss_bytes(), worst_lag)
+            next_beat, worst_lag = now + BEAT, 0.0
+        tick = max(tick + TICK, now)
+
+
+def rss_bytes() -> int:
+    """The resident memory of this process (proc(5), statm)."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

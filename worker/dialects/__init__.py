@@ -1,0 +1,1 @@
+"""The wire formats: pure, incremental codecs, one package a dialect."""

@@ -1,0 +1,1 @@
+"""OpenAI chat completions, as served at `/v1/chat/completions`."""

@@ -1,0 +1,167 @@
+"""The way back of a chat completion whose both sides speak OpenAI: bytes pass as they came, a tee reads along.
+
+    relay = StreamRelay(hide_usage=True, max_event_bytes=...)
+    out = relay.receive(data)        # whole events, for the client
+    out = relay.receive_eof()        # what ends the stream; raises UpstreamBroken where the answer is not whole
+
+Theory of operation: an answer is whole when the upstream says `[DONE]`, or when its body ends after each choice that
+was seen has had its `finish_reason`; the `[DONE]` is then added, as several SDKs need it and several providers forget
+it.
+"""
+
+from shared.errors import DialectError, UpstreamBroken
+from worker.dialects.openai.wire import BAD_JSON, Choice, Chunk, Usage, error_message, read_chunk
+from worker.dialects.sse import EventCutter, payloads, split_events
+from worker.dialects.tokens import TokenMeter
+
+DONE = b"data: [DONE]\n\n"
+
+
+class StreamRelay:
+    """A streamed answer, event by event."""
+
+    def __init__(self, *, hide_usage: bool, max_event_bytes: int) -> None:
+        self._cutter = EventCutter(max_event_bytes)
+        self._hide_usage = hide_usage
+        self._open_choices: set[object] = set()
+        self._finished_choices: set[object] = set()
+        self.meter = TokenMeter()
+        self.usage: Usage | None = None
+        self.error: str | None = None
+        """What the upstream's own error event said; the client has it already."""
+        self.done = False
+        """`[DONE]` or an error went by: nothing of interest follows."""
+
+    def receive(self, data: bytes) -> bytes:
+        """Upstream bytes in, the client's bytes out, b"" while an event is incomplete."""
+        block = self._cutter.receive(data)
+        return self._read(block) if block else block
+
+    def receive_eof(self) -> bytes:
+        """The upstream's body has ended: what is left to send.  `UpstreamBroken` if the answer isn't whole."""
+        rest = self._cutter.receive_eof()
+        out = b""
+        if rest.strip():
+            # A last event without its blank line: legal JSON counts, half of one doesn't.
+            out = self._read(rest + b"\n\n") if payloads(rest + b"\n\n") and _is_whole(rest) else b""
+        if self.done:
+            return out
+        if not self._finished_choices or self._open_choices - self._finished_choices:
+            raise UpstreamBroken("the upstream ended its stream before the answer was finished", "IncompleteStream")
+        self.done = True
+        return out + DONE
+
+    def _read(self, block: bytes) -> bytes:
+        hidden = False
+        for payload in payloads(block):
+            if payload == b"[DONE]":
+                self.done = True
+                continue
+            try:
+                chunk = read_chunk(payload)
+            except BAD_JSON:
+                continue  # not ours to judge: the client gets it as it came
+            if chunk.choices:
+                for choice in chunk.choices:
+                    self._read_choice(choice)
+            usage = chunk.usage or (chunk.x_groq.usage if chunk.x_groq is not None else None)
+            if usage is not None:
+                self.usage = usage
+                hidden = hidden or is_usage_only(chunk)
+            if chunk.error and chunk.is_error:
+                self.error = error_message(payload) or "the upstream reported an error"
+                self.done = True
+        if hidden and self._hide_usage:
+            return b"".join(event for event in split_events(block) if not _is_usage_event(event))
+        return block
+
+    def _read_choice(self, choice: Choice) -> None:
+        self._open_choices.add(choice.index)
+        if choice.finish_reason:  # some send "" until then
+            self._finished_choices.add(choice.index)
+        delta = choice.delta or choice.message
+        if delta is None:
+            return
+        if type(delta.content) is str:
+            self.meter.add(delta.content)
+        if delta.tool_calls or delta.reasoning_content or delta.reasoning or delta.refusal:
+            meter_extras(self.meter, choice)
+
+
+class BodyRelay:
+    """An answer that comes as one JSON body: gathered, read, and passed on unchanged."""
+
+    error: str | None = None
+
+    def __init__(self, *, max_response_bytes: int) -> None:
+        self._max = max_response_bytes
+        self._body = bytearray()
+        self.meter = TokenMeter()
+        self.usage: Usage | None = None
+        self.done = False
+
+    def receive(self, data: bytes) -> bytes:
+        """Gathers; the client gets the body when it is whole.  `DialectError` above the bound."""
+        self._body += data
+        if len(self._body) > self._max:
+            raise DialectError(f"the upstream's answer is larger than max_response_bytes = {self._max}")
+        return b""
+
+    def receive_eof(self) -> bytes:
+        """The whole body; `UpstreamBroken` if it is no chat completion."""
+        body = bytes(self._body)
+        try:
+            completion = read_chunk(body)
+        except BAD_JSON:
+            raise UpstreamBroken("the upstream's answer is not a chat completion", "DecodingError") from None
+        if not completion.choices:
+            reason = error_message(body) or "the upstream's answer holds no choices"
+            raise UpstreamBroken(reason, "UpstreamError")
+        self.usage = completion.usage
+        for choice in completion.choices:
+            if choice.message is not None and type(choice.message.content) is str:
+                self.meter.add(choice.message.content)
+            meter_extras(self.meter, choice)
+        self.done = True
+        return body
+
+
+def meter_extras(meter: TokenMeter, choice: Choice) -> None:
+    """Everything beside `content` that a model wrote: reasoning, refusals, tool calls."""
+    delta = choice.delta or choice.message
+    if delta is None:
+        return
+    # OpenRouter sends the same thought under both names
+    thought = delta.reasoning_content or delta.reasoning
+    for text in (thought, delta.refusal):
+        if type(text) is str:
+            meter.add(text)
+    for call in delta.tool_calls or ():
+        if call.function is not None:
+            for text in (call.function.name, call.function.arguments):
+                if type(text) is str:
+                    meter.add(text)
+
+
+def is_usage_only(chunk: Chunk) -> bool:
+    """The extra chunk that `include_usage` brings: usage, and nothing said."""
+    return chunk.usage is not None and not chunk.choices and not chunk.is_error
+
+
+def _is_usage_event(event: bytes) -> bool:
+    for payload in payloads(event):
+        try:
+            return is_usage_only(read_chunk(payload))
+        except BAD_JSON:
+            return False
+    return False
+
+
+def _is_whole(event: bytes) -> bool:
+    for payload in payloads(event + b"\n\n"):
+        if payload != b"[DONE]":
+            try:
+                read_chunk(payload)
+            except BAD_JSON:
+                return False
+    return True

@@ -1,0 +1,21 @@
+"""`/health`, `/health/live`, `/health/ready`: for load balancers and people; no key needed."""
+
+import msgspec
+
+from shared import VERSION
+from worker.asgi import JSON, Request
+from worker.gateway import Gateway
+
+FEATURES = ["openai", "streaming", "cancellation", "fallbacks", "accounting"]
+
+
+async def live(gateway: Gateway, request: Request) -> None:
+    """This worker answers."""
+    await request.respond_json({"status": "ok", "service": "kimi-proxy", "version": VERSION, "features": FEATURES})
+
+
+async def ready(gateway: Gateway, request: Request) -> None:
+    """503 while draining, or with no provider to ask."""
+    problem = "draining" if gateway.draining else None if gateway.config.providers else "no provider is configured"
+    body = {"status": problem or "ok", "service": "kimi-proxy", "version": VERSION, "features": FEATURES}
+    await request.respond(503 if problem else 200, msgspec.json.encode(body), [JSON])

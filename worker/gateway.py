@@ -1,0 +1,104 @@
+"""What one worker holds: its configuration, its live streams, its clients of the upstreams, its link."""
+
+import os
+import random
+
+import tiktoken
+
+from shared.config import Config
+from shared.messages import Beat, Progress
+from shared.records import CancelReason
+from worker.auth import Authenticator
+from worker.link import Link
+from worker.streaming.accounting import Counter
+from worker.streaming.session import Session
+from worker.upstream.clients import Clients
+
+
+class Sessions:
+    """The live streams of this worker, by id."""
+
+    def __init__(self) -> None:
+        self._live: dict[str, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def add(self, session: Session) -> None:
+        """From admission…"""
+        self._live[session.start.id] = session
+
+    def remove(self, session: Session) -> None:
+        """…to its end."""
+        del self._live[session.start.id]
+
+    def check(self, now: float) -> None:
+        """Apply every stream's deadlines."""
+        for session in list(self._live.values()):
+            session.check(now)
+
+    def cancel(self, id: str, reason: CancelReason) -> None:
+        """Cancel one; an unknown id has ended already."""
+        if session := self._live.get(id):
+            session.cancel(reason)
+
+    def cancel_all(self, reason: CancelReason) -> None:
+        """Cancel what is left."""
+        for session in list(self._live.values()):
+            session.cancel(reason)
+
+    def progress(self) -> list[Progress]:
+        """How far each has come."""
+        return [
+            Progress(id, session.relay.meter.estimate if session.relay else 0, session.received_bytes)
+            for id, session in self._live.items()
+        ]
+
+
+class Ids:
+    """Ids for streams and requests: 128 random bits.
+
+    They name, they protect nothing; a generator in memory costs a tenth of a system call.
+    """
+
+    def __init__(self) -> None:
+        self._random = random.Random(os.urandom(32))  # seeded in this process: forked siblings must differ
+
+    def new(self) -> str:
+        """32 hexadecimal digits."""
+        return f"{self._random.getrandbits(128):032x}"
+
+
+class Gateway:
+    """Shared by all requests of a worker.  `configure` replaces what a reload may change; live streams keep theirs."""
+
+    def __init__(
+        self, worker: int, config: Config, keys: dict[str, str], link: Link, encoding: tiktoken.Encoding
+    ) -> None:
+        self.worker = worker
+        self.link = link
+        self.ids = Ids()
+        self.sessions = Sessions()
+        self.counter = Counter(encoding)
+        self.clients = Clients()
+        self.draining = False
+        self.configure(config, keys)
+
+    def configure(self, config: Config, keys: dict[str, str]) -> None:
+        """Use `config` for every request from now on."""
+        self.config = config
+        self.authenticator = Authenticator(config.auth)
+        self.clients.reconfigure(config, keys)
+
+    def beat(self, connections: int, rss_bytes: int, lag: float) -> None:
+        """Tell the supervisor that this worker lives, and how far its streams have come."""
+        self.link.beat(
+            Beat(
+                streams=len(self.sessions),
+                connections=connections,
+                rss_bytes=rss_bytes,
+                lag=lag,
+                dropped=self.link.up.dropped,
+                progress=self.sessions.progress(),
+            )
+        )

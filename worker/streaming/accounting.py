@@ -1,0 +1,97 @@
+"""The token counts of a finished stream: the provider's where it told them, else ours."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import tiktoken
+import trio
+from msgspec import Struct
+
+from shared.records import Status, Tokens
+from worker.dialects.tokens import CHARS_PER_TOKEN, TokenMeter, count_tokens
+from worker.streaming.exchange import Exchange, Relay
+
+# About 2,000 tokens: counting them takes as long as a hop to a thread and back.
+INLINE_CHARS = 8192
+# A running answer's text is counted and let go whenever this much has come, so that memory stays bounded.
+FOLD_CHARS = 256 * 1024
+# How long a stream's record may wait for its count; then an estimate takes its place.
+COUNT_TIMEOUT = 2.5
+
+
+class Account(Struct, frozen=True):
+    """What goes into the record; `counted_completion` is our own count beside the provider's."""
+
+    prompt: Tokens | None
+    completion: Tokens | None
+    counted_completion: int | None
+
+
+class Counter:
+    """Counts off the event loop; shared by all streams of a worker."""
+
+    def __init__(self, encoding: tiktoken.Encoding) -> None:
+        self._encoding = encoding
+        self._limiter = trio.CapacityLimiter(2)
+        self._scopes: set[trio.CancelScope] = set()
+        self._hurried = False
+
+    def hurry(self) -> None:
+        """Estimates stand for what is not counted by now: the process is about to end, and records must be written."""
+        self._hurried = True
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def fold(self, meter: TokenMeter) -> None:
+        """Count what the meter has gathered, in a thread.  If cancelled, the meter keeps an estimate."""
+        chars = meter.chars
+        texts = meter.take()
+        counted: int | None = None
+        try:
+            counted = await self._count(lambda: texts, chars)
+        finally:
+            meter.counted += -(-chars // CHARS_PER_TOKEN) if counted is None else counted
+
+    async def account(self, exchange: Exchange, relay: Relay | None, status: Status, *, sent: bool) -> Account:
+        """The counts for a stream that ended with `status`; `sent`: its request may have reached an upstream.
+
+        Takes at most `COUNT_TIMEOUT`, whatever cancels the caller, and less after `hurry`: a record must be written.
+        """
+        usage = relay.usage if relay is not None else None
+        told = usage.prompt_tokens if usage is not None else None
+        prompt = Tokens(told, "provider") if told is not None else None
+        count_prompt = prompt is None and sent
+        if count_prompt:  # estimates stand where the counts come late
+            prompt = Tokens(exchange.body_bytes // CHARS_PER_TOKEN, "partial")
+        inline = (relay is None or relay.meter.chars <= INLINE_CHARS) and (
+            not count_prompt or exchange.body_bytes <= INLINE_CHARS
+        )
+        with contextlib.nullcontext() if inline else self._bounded():
+            if relay is not None:
+                await self.fold(relay.meter)
+            if count_prompt:
+                prompt = Tokens(await self._count(exchange.prompt_texts, exchange.body_bytes), "counted")
+        counted = relay.meter.counted if relay is not None else 0
+        if usage is not None and usage.completion_tokens is not None:
+            return Account(prompt, Tokens(usage.completion_tokens, "provider"), counted)
+        completion = Tokens(counted, "counted" if status == "completed" else "partial")
+        return Account(prompt, completion if sent else None, None)
+
+    @contextlib.contextmanager
+    def _bounded(self) -> Iterator[None]:
+        with trio.CancelScope(deadline=trio.current_time() + COUNT_TIMEOUT, shield=True) as scope:
+            if self._hurried:
+                scope.cancel()
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+
+    async def _count(self, texts: Callable[[], Sequence[str]], size: int) -> int:
+        def count() -> int:
+            return count_tokens(self._encoding, texts())
+
+        if size <= INLINE_CHARS:
+            return count()
+        return await trio.to_thread.run_sync(count, abandon_on_cancel=True, limiter=self._limiter)

@@ -1,0 +1,313 @@
+"""A stream from its admission to its terminal record.
+
+    run_stream ── Pump.run ── targets ── attempts ── relay ── end
+        └── record
+
+Theory of operation: until the first byte is committed to the client, a failure leads to another attempt, another
+target, or an error response; afterwards it ends the stream with the dialect's error event.  Only whole events go out,
+so that event can always be appended.  The hot path is the loop in `_relay`: one upstream read, one send.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import httpx
+import trio
+from msgspec import Struct
+
+from shared.config import Config, Provider
+from shared.errors import DialectError, UpstreamBroken, UpstreamError, UpstreamTimeout
+from shared.logs import get_logger
+from shared.messages import StreamEnded, StreamStarted
+from shared.records import Status, StreamRecord, StreamStart
+from worker.asgi import Request
+from worker.gateway import Gateway
+from worker.models import Target
+from worker.streaming import refusal
+from worker.streaming.accounting import FOLD_CHARS
+from worker.streaming.downstream import Downstream
+from worker.streaming.exchange import Exchange, Relay
+from worker.streaming.refusal import UpstreamRejection
+from worker.streaming.session import Session
+from worker.upstream.client import UpstreamResponse
+from worker.upstream.policy import Failure, NextTarget, Retry, failure_of, next_step, parse_retry_after
+
+MAX_ERROR_BYTES = 1024 * 1024
+# After `[DONE]` the upstream's body should end at once; waiting for it keeps the connection for the next request.
+EOF_WAIT = 1.0
+NOT_A_STREAM = ("application/json", "text/html")
+
+
+class Outcome(Struct, frozen=True):
+    """How a stream ended."""
+
+    status: Status
+    error_type: str | None = None
+
+
+async def run_stream(
+    gateway: Gateway, request: Request, exchange: Exchange, start: StreamStart, targets: Sequence[Target]
+) -> None:
+    """Answer one request and account for it.  Exactly one terminal record follows, however this ends."""
+    config = gateway.config
+    downstream = Downstream(request, streaming=exchange.stream, ping_interval=config.streaming.ping_interval)
+    downstream.may_ping = config.streaming.early_ping
+    session = Session(start, request.connection, downstream, config.server.send_timeout)
+    pump = Pump(gateway, config, exchange, session, targets)
+    gateway.sessions.add(session)
+    gateway.link.send(StreamStarted(start))
+    get_logger().info(
+        "stream_start", trace=start.trace, session=start.session, provider=start.provider, model=start.model
+    )
+    outcome = Outcome("failed", "InternalError")
+    try:
+        request.connection.watch(partial(session.cancel, "client_disconnect"))
+        outcome = await pump.run()
+    finally:
+        request.connection.watch(None)
+        session.close_upstream()
+        gateway.sessions.remove(session)
+        await _record(gateway, request, pump, outcome)
+
+
+class Pump:
+    """The attempts of one stream and the loop that carries its bytes."""
+
+    def __init__(
+        self, gateway: Gateway, config: Config, exchange: Exchange, session: Session, targets: Sequence[Target]
+    ) -> None:
+        self._gateway = gateway
+        self._config = config
+        # Taken now: a reload may drop a provider, but not from under a stream that has begun.
+        self._clients = {target.provider: gateway.clients.get(target.provider) for target in targets}
+        self.exchange = exchange
+        self.session = session
+        self._targets = targets
+        self.target = targets[0]
+        self.reached_upstream = False
+        """A request was on its way to an upstream: its prompt may be billed."""
+
+    async def run(self) -> Outcome:
+        """Carry the stream to its end, and tell the client how it went; raises nothing but `trio.Cancelled`."""
+        session = self.session
+        outcome: Outcome | None = None
+        with session.scope:
+            try:
+                outcome = await self._try_targets()
+            except UpstreamError as error:
+                # After a cancel this only tells that the upstream was closed, by the cancel: a send can't be cancelled,
+                # so a task that was stuck in one comes by here.
+                if session.cancelled_at is None:
+                    outcome = await self._fail(error)
+            except Exception:
+                get_logger().exception("stream_crashed", trace=session.start.trace)
+                outcome = await self._fail(
+                    UpstreamError("the gateway failed; its log has the details", "InternalError")
+                )
+        if outcome is None or session.client_gone:
+            if session.cancelled_at is not None and session.cancel_latency is None:
+                session.cancel_latency = trio.current_time() - session.cancelled_at
+            await self._tell_cancelled()
+            return Outcome("cancelled", session.reason)
+        return outcome
+
+    async def _try_targets(self) -> Outcome:
+        session = self.session
+        for number, target in enumerate(self._targets):
+            self.target = target
+            provider = self._config.providers[target.provider]
+            session.drain_timeout = provider.drain_timeout if provider.on_disconnect == "drain" else None
+            attempt = 0
+            while True:
+                try:
+                    return await self._attempt(target, provider)
+                except UpstreamError as error:
+                    session.close_upstream()
+                    if session.downstream.committed or session.reason is not None:
+                        raise
+                    left = len(self._targets) - number - 1
+                    step = next_step(_failure(error), attempt, provider, fallbacks_left=left)
+                    if not isinstance(step, Retry | NextTarget):
+                        raise
+                    _log_error(session, target, error, retried=True)
+                    session.retries += 1
+                    if isinstance(step, NextTarget):
+                        break
+                    await trio.sleep(step.delay)
+                    if session.client_gone:
+                        raise
+                    attempt += 1
+        raise AssertionError("the policy named a next target where there is none")
+
+    async def _attempt(self, target: Target, provider: Provider) -> Outcome:
+        """One request to one upstream, relayed to its end.  Raises `UpstreamError` however it fails."""
+        session = self.session
+        client = self._clients[target.provider]
+        body = self.exchange.upstream_body(provider, target.model)
+        relay = session.relay = self.exchange.relay(provider)
+        session.overdue = False
+        self.reached_upstream = True
+        with trio.CancelScope(deadline=trio.current_time() + provider.first_byte_timeout) as first_byte:
+            response = session.upstream = await client.open(body)
+            if not 200 <= response.status < 300:
+                raise UpstreamRejection(
+                    response.status, response.headers, await response.read(MAX_ERROR_BYTES), target.provider
+                )
+            _check_content_type(response.headers, streaming=self.exchange.stream)
+            session.downstream.may_ping = True
+            data = await response.receive()
+            first_byte.deadline = math.inf
+            if session.first_byte is None:
+                session.first_byte = trio.current_time() - session.began
+            return await self._relay(response, relay, data, provider.chunk_timeout)
+        raise UpstreamTimeout(
+            f"provider {target.provider} sent nothing within {provider.first_byte_timeout:g} s", "ReadTimeout"
+        )
+
+    async def _relay(self, response: UpstreamResponse, relay: Relay, data: bytes, chunk_timeout: float) -> Outcome:
+        session = self.session
+        downstream = session.downstream
+        receive, translate = response.receive, relay.receive
+        try:
+            while data:
+                session.received_bytes += len(data)
+                out = translate(data)
+                if relay.done:
+                    break
+                if out and not session.client_gone:
+                    await downstream.send(out)
+                if relay.meter.chars > FOLD_CHARS:
+                    await self._gateway.counter.fold(relay.meter)
+                if not session.client_gone:
+                    session.due = trio.current_time() + chunk_timeout
+                data = await receive()
+                if not session.client_gone:
+                    session.due = math.inf
+            else:
+                out = relay.receive_eof()
+        except UpstreamBroken as error:
+            if session.overdue:
+                raise UpstreamTimeout(f"the upstream was silent for {chunk_timeout:g} s", "ReadTimeout") from None
+            raise error
+        except DialectError as error:
+            raise UpstreamBroken(str(error), "DialectError") from None
+        session.ended = not session.client_gone
+        if not session.client_gone:
+            await downstream.finish(out)
+        if data:
+            await _read_to_eof(response)
+        if relay.error is not None:
+            told = UpstreamError(relay.error)
+            _log_error(session, self.target, told)
+            return Outcome("failed", told.error_type)
+        return Outcome("completed")
+
+    async def _fail(self, error: UpstreamError) -> Outcome:
+        """Tell the client, in its dialect, that the stream failed for good."""
+        session = self.session
+        session.close_upstream()
+        outcome = Outcome("failed", error.error_type)
+        if session.client_gone:
+            return outcome
+        _log_error(session, self.target, error)
+        session.ended = True
+        if session.downstream.committed:
+            await session.downstream.finish(self.exchange.error_event(str(error), "upstream_error"))
+        else:
+            provider = self._config.providers[self.target.provider]
+            await session.downstream.refuse(*refusal.of_upstream_error(self.exchange, provider, error))
+        return outcome
+
+    async def _tell_cancelled(self) -> None:
+        """End a stream that was cancelled from our side legally.  A client that doesn't read is reset by the clock."""
+        session = self.session
+        if session.client_gone or session.downstream.ended:
+            return
+        status, message, type = refusal.CANCELLED[session.reason or "admin"]
+        if session.downstream.committed:
+            await session.downstream.finish(self.exchange.error_event(message, type))
+        else:
+            await session.downstream.refuse(*refusal.plain(self.exchange, status, message, type))
+
+
+def _check_content_type(headers: httpx.Headers, *, streaming: bool) -> None:
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if streaming and kind in NOT_A_STREAM:
+        raise UpstreamBroken(f"the upstream answered with {kind} instead of a stream", "RemoteProtocolError")
+
+
+async def _read_to_eof(response: UpstreamResponse) -> None:
+    """Let the connection go back to the pool."""
+    with trio.move_on_after(EOF_WAIT):
+        try:
+            while await response.receive():
+                pass
+        except UpstreamError:
+            pass  # it isn't reusable then; the answer was complete
+
+
+def _failure(error: UpstreamError) -> Failure:
+    if isinstance(error, UpstreamRejection):
+        retry_after = parse_retry_after(error.headers.get("retry-after"), now=time.time())
+        return Failure("status", status=error.status, retry_after=retry_after)
+    return failure_of(error)
+
+
+def _log_error(session: Session, target: Target, error: UpstreamError, *, retried: bool = False) -> None:
+    get_logger().warning(
+        "STREAM_ERROR",
+        trace=session.start.trace,
+        session=session.start.session,
+        provider=target.provider,
+        model=target.model,
+        error_type=error.error_type,
+        message=str(error),
+        retried=retried,
+    )
+
+
+async def _record(gateway: Gateway, request: Request, pump: Pump, outcome: Outcome) -> None:
+    session = pump.session
+    duration = trio.current_time() - session.began
+    account = await gateway.counter.account(
+        pump.exchange,
+        session.relay,
+        outcome.status,
+        sent=pump.reached_upstream and outcome.error_type not in ("ConnectError", "ConnectTimeout"),
+    )
+    record = StreamRecord(
+        start=session.start,
+        provider=pump.target.provider,
+        upstream_model=pump.target.model,
+        status=outcome.status,
+        duration=duration,
+        first_byte=session.first_byte,
+        prompt=account.prompt,
+        completion=account.completion,
+        counted_completion=account.counted_completion,
+        error_type=outcome.error_type,
+        http_status=request.response_status,
+        retries=session.retries,
+        cancel_latency=session.cancel_latency,
+    )
+    gateway.link.send(StreamEnded(record))
+    log = get_logger()
+    if outcome.status == "cancelled":
+        log.info(
+            "stream_cancelled", trace=session.start.trace, session=session.start.session, reason=outcome.error_type
+        )
+    log.info(
+        "stream_end",
+        trace=session.start.trace,
+        session=session.start.session,
+        provider=record.provider,
+        status=record.status,
+        http_status=record.http_status,
+        duration=round(duration, 4),
+        first_byte=None if record.first_byte is None else round(record.first_byte, 4),
+        prompt_tokens=record.prompt and record.prompt.count,
+        completion_tokens=record.completion and record.completion.count,
+        retries=record.retries,
+    )

@@ -1,0 +1,65 @@
+"""What a client is told when its stream fails before the first byte.  Pure."""
+
+import httpx
+
+from shared.config import Provider
+from shared.errors import UpstreamError, UpstreamTimeout
+from shared.records import CancelReason
+from worker.asgi import JSON, Header
+from worker.streaming.exchange import Exchange
+
+Refusal = tuple[int, bytes, list[Header]]
+
+# Asking again can't help: the client should not.
+FINAL_STATUSES = frozenset({400, 401, 403, 404, 405, 413, 415, 422})
+PASSED_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
+PASSED_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
+
+CANCELLED: dict[CancelReason, tuple[int, str, str]] = {
+    "client_disconnect": (499, "the client left", "cancelled"),
+    "registry_new_stream": (409, "a newer stream of the same session took the place of this one", "cancelled"),
+    "admin": (503, "the stream was cancelled by an administrator", "cancelled"),
+    "shutdown": (503, "the gateway is shutting down; try again", "service_unavailable_error"),
+    "timeout": (408, "the client did not read its answer in time", "timeout_error"),
+}
+
+
+class UpstreamRejection(UpstreamError):
+    """An upstream answered with a status that is no success; `body` is what it said."""
+
+    error_type = "HTTPStatusError"
+
+    def __init__(self, status: int, headers: httpx.Headers, body: bytes, provider: str) -> None:
+        super().__init__(f"provider {provider} answered with status {status}")
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+def of_upstream_error(exchange: Exchange, provider: Provider, error: UpstreamError) -> Refusal:
+    """Status, body and headers for an upstream's failure.  Its own error passes unchanged where dialects match."""
+    if not isinstance(error, UpstreamRejection):
+        status = 504 if isinstance(error, UpstreamTimeout) else 502
+        return plain(exchange, status, str(error), error.error_type)
+    headers = [
+        (name.encode("latin-1"), value.encode("latin-1"))
+        for name, value in error.headers.items()
+        if name in PASSED_HEADERS or name.startswith(PASSED_PREFIXES)
+    ]
+    if "x-should-retry" not in error.headers:
+        headers += _retry_headers(error.status)
+    said = exchange.error_message(error.body)
+    if error.status < 400:
+        return plain(exchange, 502, f"{error}: redirects are not followed; check base_url", error.error_type)
+    if said is not None and exchange.passes_errors_of(provider):
+        return error.status, error.body, [JSON, *headers]
+    return error.status, exchange.error_body(error.status, said or str(error)), [JSON, *headers]
+
+
+def plain(exchange: Exchange, status: int, message: str, code: str | None) -> Refusal:
+    """An error of our own."""
+    return status, exchange.error_body(status, message, code), [JSON, *_retry_headers(status)]
+
+
+def _retry_headers(status: int) -> list[Header]:
+    return [(b"x-should-retry", b"false")] if status in FINAL_STATUSES else []

@@ -1,0 +1,100 @@
+"""The state of one live stream, and the one place that ends it early.
+
+    admitted ─▶ connecting ─▶ streaming ─▶ ended
+        └───────────┴─────────────┴─ cancel(reason) or an overdue upstream
+
+`cancel` closes the upstream's socket before it returns; the task that pumps learns of it at its next checkpoint, or,
+stuck in a send to a client that doesn't read, when `CANCEL_GRACE` has passed and its connection is reset.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import trio
+
+from shared.records import CancelReason, StreamStart
+
+if TYPE_CHECKING:
+    from worker.serve import Connection
+    from worker.streaming.downstream import Downstream
+    from worker.streaming.exchange import Relay
+    from worker.upstream.client import UpstreamResponse
+
+CANCEL_GRACE = 0.5
+
+
+class Session:
+    """One live stream.  Only the pump's task changes its plain attributes; `cancel` and `check` come from others."""
+
+    def __init__(
+        self, start: StreamStart, connection: "Connection", downstream: "Downstream", send_timeout: float
+    ) -> None:
+        self.start = start
+        self.began = trio.current_time()
+        self.connection = connection
+        self.downstream = downstream
+        self.send_timeout = send_timeout
+        self.scope = trio.CancelScope()
+        self.upstream: UpstreamResponse | None = None
+        self.relay: Relay | None = None
+        self.due = math.inf
+        """trio time by which the upstream must have said something."""
+        self.overdue = False
+        self.drain_timeout: float | None = None
+        """How long the upstream is read on after the client left; None: not at all."""
+        self.client_gone = False
+        self.reason: CancelReason | None = None
+        self.cancelled_at: float | None = None
+        self.cancel_latency: float | None = None
+        self.first_byte: float | None = None
+        self.received_bytes = 0
+        self.retries = 0
+        self.ended = False
+        """The answer is complete as far as the client is concerned; leaving now is no cancellation."""
+
+    def cancel(self, reason: CancelReason) -> None:
+        """End the stream early.  The first reason counts; after the end it is a no-op.
+
+        A client that has left may leave a stream that drains; any other reason ends that too.
+        """
+        if self.ended or self.cancelled_at is not None:
+            return
+        now = trio.current_time()
+        if self.reason is None:
+            self.reason = reason
+            self.client_gone = reason == "client_disconnect"
+            if self.client_gone and self.drain_timeout is not None:
+                self.due = math.inf
+                self.scope.deadline = now + self.drain_timeout
+                return
+        elif reason == "client_disconnect":
+            return
+        self.cancelled_at = now
+        # In this order: a task that waits for the upstream wakes up with the cancel, not with the socket's loss.
+        self.scope.cancel()
+        self.close_upstream()
+
+    def close_upstream(self) -> None:
+        """Close the upstream's connection, if there is one, and note how long after a cancel that was."""
+        if self.upstream is not None:
+            self.upstream.close_nowait()
+            self.upstream = None
+            if self.cancelled_at is not None and self.cancel_latency is None:
+                self.cancel_latency = trio.current_time() - self.cancelled_at
+
+    def check(self, now: float) -> None:
+        """Apply every deadline of the stream.  Called from one clock for all streams; never waits."""
+        connection = self.connection
+        if connection.sending_since is not None and now - connection.sending_since > self.send_timeout:
+            self.cancel("timeout")
+            connection.abort()
+        if self.cancelled_at is not None and now - self.cancelled_at > CANCEL_GRACE:
+            connection.abort()
+        if now > self.due and self.upstream is not None:
+            self.due = math.inf
+            self.overdue = True
+            self.upstream.close_nowait()
+        if connection.is_abandoned():
+            self.cancel("client_disconnect")
+        if self.reason is None and self.downstream.is_ping_due(now):
+            connection.start_soon(self.downstream.ping)
