@@ -153,6 +153,10 @@ def _shorten(value: Any, max_chars: int) -> Any:
     return text if len(text) <= max_chars else f"{text[: max_chars // 4]} … {text[-max_chars * 3 // 4 :]}"
 
 
+# Out of descriptors, trio says so ten times a second; its sentence is enough.
+_SAYS_ALL = frozenset({"trio.serve_listeners"})
+
+
 class _Bridge(logging.Handler):
     """Lines of the libraries (Hypercorn, httpx), as events of ours."""
 
@@ -160,7 +164,7 @@ class _Bridge(logging.Handler):
         try:
             level = max(at for at in (0, *_LEVELS.values()) if at <= record.levelno)
             fields: dict[str, Any] = {"logger": record.name, "message": record.getMessage()}
-            if record.exc_info and record.exc_info[1] is not None:
+            if record.exc_info and record.exc_info[1] is not None and record.name not in _SAYS_ALL:
                 fields["exc_info"] = record.exc_info
             get_logger().log(level or logging.DEBUG, "library_log", **fields)
         except Exception:  # as every handler does: a malformed call of a library is not its caller's failure

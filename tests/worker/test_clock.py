@@ -1,6 +1,7 @@
 import os
 import time
 
+from fakes.descriptors import no_descriptors_left
 from fakes.gateway import make_config, serve_gateway
 from fakes.upstream import HANG, chunk, head, openai_chunk, serve_upstream
 
@@ -53,3 +54,5 @@ async def test_a_pause_of_the_process_is_no_silence_of_the_upstream():
 
 def test_rss():
     assert 1_000_000 < rss_bytes() < 1 << 40
+    with no_descriptors_left():  # the beat goes on
+        assert 1_000_000 < rss_bytes() < 1 << 40

@@ -1,13 +1,12 @@
 """What an upstream, the network and our own side can do in each phase of a request, and what is left afterwards."""
 
-import contextlib
 import os
-import resource
 import socket
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from fakes.descriptors import no_descriptors_left
 from fakes.upstream import FIN, HANG, LAST_CHUNK, RESET, chunk, head, serve_upstream, whole
 
 from shared.config import Provider
@@ -173,22 +172,6 @@ async def test_a_key_with_a_line_break_is_not_sent(upstream):
     with pytest.raises(UpstreamConnectError, match="line break") as caught:
         await client.open(BODY)
     assert "secret" not in str(caught.value)
-
-
-@contextlib.contextmanager
-def no_descriptors_left():
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = []
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for fd in taken:
-            os.close(fd)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
