@@ -134,18 +134,15 @@ async def accept_and_fail(listener, context):
 
 
 async def failing_open(certificate, host, ssl_context):
-    async with trio.open_nursery() as nursery:
-        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        async with listener:
-            nursery.start_soon(accept_and_fail, listener, server_context(certificate))
-            base_url = f"https://{host}:{listener.socket.getsockname()[1]}/v1"
-            client = UpstreamClient(
-                Provider(name="f", base_url=base_url), None, read_size=4096, ssl_context=ssl_context
-            )
-            try:
-                await client.open(BODY)
-            finally:
-                assert client.open_connections == 0
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener, trio.open_nursery() as nursery:
+        nursery.start_soon(accept_and_fail, listener, server_context(certificate))
+        base_url = f"https://{host}:{listener.socket.getsockname()[1]}/v1"
+        client = UpstreamClient(Provider(name="f", base_url=base_url), None, read_size=4096, ssl_context=ssl_context)
+        try:
+            await client.open(BODY)
+        finally:
+            assert client.open_connections == 0
 
 
 async def test_an_unknown_issuer(certificate):
