@@ -160,10 +160,21 @@ class Pump:
             data = await response.receive()
             first_byte.deadline = math.inf
             if session.first_byte is None:
-                session.first_byte = trio.current_time() - session.began
+                self._note_first_byte(target)
             return await self._relay(response, relay, data, provider.chunk_timeout)
         raise UpstreamTimeout(
             f"provider {target.provider} sent nothing within {provider.first_byte_timeout:g} s", "ReadTimeout"
+        )
+
+    def _note_first_byte(self, target: Target) -> None:
+        session = self.session
+        session.first_byte = trio.current_time() - session.began
+        get_logger().info(
+            "stream_latency",
+            trace=session.start.trace,
+            session=session.start.session,
+            provider=target.provider,
+            first_byte=round(session.first_byte, 4),
         )
 
     async def _relay(self, response: UpstreamResponse, relay: Relay, data: bytes, chunk_timeout: float) -> Outcome:
