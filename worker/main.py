@@ -50,6 +50,7 @@ def run(start: WorkerStart, listeners: Sequence[socket.socket], up_fd: int, down
     """Be a worker until drained; called in the forked process (`shared.entry`), signals already ignored."""
     logs.configure(start.config.logging, worker=start.worker)
     stackdump.install(f"worker {start.worker}")
+    rss_bytes()  # opens its file, while there are descriptors
     link = Link(up_fd, down_fd)
     guard = ExitGuard(start.supervisor_pid, partial(link.spool, Path(start.spool)))
     guard.start()
