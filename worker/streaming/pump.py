@@ -169,6 +169,8 @@ class Pump:
     def _note_first_byte(self, target: Target) -> None:
         session = self.session
         session.first_byte = trio.current_time() - session.began
+        if not self.exchange.stream:
+            return  # its end, which tells the same, follows at once
         get_logger().info(
             "stream_latency",
             trace=session.start.trace,
