@@ -39,11 +39,9 @@ class StreamRelay:
 
     def receive_eof(self) -> bytes:
         """The upstream's body has ended: what is left to send.  `UpstreamBroken` if the answer isn't whole."""
-        rest = self._cutter.receive_eof()
-        out = b""
-        if rest.strip():
-            # A last event without its blank line: legal JSON counts, half of one doesn't.
-            out = self._read(rest + b"\n\n") if payloads(rest + b"\n\n") and _is_whole(rest) else b""
+        # A last event may lack its blank line: legal JSON counts, half of one doesn't.
+        event = self._cutter.receive_eof() + b"\n\n"
+        out = self._read(event) if _is_whole(event) else b""
         if self.done:
             return out
         if not self._finished_choices or self._open_choices - self._finished_choices:
@@ -158,10 +156,11 @@ def _is_usage_event(event: bytes) -> bool:
 
 
 def _is_whole(event: bytes) -> bool:
-    for payload in payloads(event + b"\n\n"):
+    found = payloads(event)
+    for payload in found:
         if payload != b"[DONE]":
             try:
                 read_chunk(payload)
             except BAD_JSON:
                 return False
-    return True
+    return bool(found)
