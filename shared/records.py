@@ -20,6 +20,8 @@ class StreamStart(Struct, frozen=True, kw_only=True):
     id: str
     trace: str
     session: str | None
+    groups_only: bool = False
+    """`session` is the client's own word for what belongs together: its streams run side by side."""
     worker: int
     provider: str
     model: str

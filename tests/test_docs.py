@@ -12,13 +12,16 @@ from typing import Any, Union, get_args, get_origin
 import pytest
 from msgspec import Struct, structs
 
-from shared.config import Config, Model, Price, Provider, default_config, parse_config
+from shared.config import Config, Model, Price, Provider, Translation, default_config, parse_config
 from shared.config.presets import PRESETS
 from shared.config.schema import File
 from supervisor import schema as database
 from supervisor.changes import BOUND_AT_BIRTH
 from supervisor.cli import main
 from worker.app import ROUTES
+from worker.dialects.anthropic import errors as anthropic
+from worker.dialects.openai import errors as openai
+from worker.models import resolve
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -116,6 +119,7 @@ def defaults() -> dict[str, Any]:
         "proxy.retry": provider,
         "rate_limiting": limit,
         "providers.<name>": provider,
+        "providers.<name>.translation": provider.translation,
         "models.<name>": Model(name="any", provider="any"),
         "models.<name>.price": Price(),
         "sessions": config.sessions,
@@ -179,6 +183,27 @@ def test_the_presets():
         assert tomllib.loads("\n".join(code(other))) == wanted
 
 
+def test_what_the_presets_understand():
+    said: dict[str, dict[str, Any]] = {name: {} for name in PRESETS}
+    for names, values in (
+        row for row in rows(sections(CONFIGURATION)["providers.<name>.translation"]) if len(row) == 2
+    ):
+        said |= dict.fromkeys(code(names), tomllib.loads("\n".join(code(values))))
+    plain = structs.asdict(Translation())
+    known = {name: structs.asdict(preset.translation) for name, preset in PRESETS.items()}
+    assert said == {
+        name: {key: value for key, value in values.items() if value != plain[key]} for name, values in known.items()
+    }
+
+
+def test_the_table_of_models():
+    section = sections(CONFIGURATION)["Which model is meant"]
+    (example,) = blocks(section, "toml")
+    config = parse_config(example, None, ENV).config
+    said = {code(asked)[0]: code(target)[0] for asked, target, _ in rows(section)}
+    assert said == {asked: "/".join(structs.astuple(resolve(config, asked)[0])) for asked in said}
+
+
 def toml_examples() -> list[tuple[str, str]]:
     return [(path.name, block) for path in DOCUMENTS for block in blocks(path.read_text(), "toml")]
 
@@ -215,11 +240,19 @@ def test_the_commands_that_are_mentioned_exist(capsys):
 
 def test_the_routes():
     said = {
-        path.removeprefix("GET ").removeprefix("POST ").replace("{id}", "")
+        re.sub(r"^[A-Z]+ ", "", path).replace("{id}", "")
         for row in rows(sections(README)["First request"])
         for path in code(row[0])
     }
     assert said == set(ROUTES)
+
+
+def test_the_types_of_errors():
+    said = rows((ROOT / "docs/errors.md").read_text())
+    assert {status for status, *_ in said} >= {str(status) for status in anthropic.TYPES}
+    for status, openai_s, anthropic_s, _ in said:
+        assert code(openai_s) == [openai.error_type(int(status))]
+        assert code(anthropic_s) == [anthropic.error_type(int(status))]
 
 
 def logged_events() -> set[str]:

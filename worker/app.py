@@ -7,11 +7,13 @@ from typing import Any
 from msgspec import Struct
 
 from shared.logs import get_logger
+from shared.records import Dialect
 from worker import cors
 from worker.asgi import JSON, ClientGone, HttpError, Receive, Request, Send
 from worker.auth import is_loopback_host
-from worker.dialects.openai.errors import error_body
-from worker.endpoints import health, models, openai
+from worker.dialects.anthropic import errors as anthropic_errors
+from worker.dialects.openai import errors as openai_errors
+from worker.endpoints import anthropic, count_tokens, health, models, openai, root
 from worker.gateway import Gateway
 from worker.streaming.refusal import FINAL_STATUSES
 
@@ -23,6 +25,8 @@ class Route(Struct, frozen=True):
 
     methods: frozenset[str]
     endpoint: Endpoint
+    dialect: Dialect | None = None
+    """None: the caller's own, as his headers tell."""
     needs_key: bool = True
 
 
@@ -30,8 +34,12 @@ GET = frozenset({"GET", "HEAD"})
 POST = frozenset({"POST"})
 
 ROUTES: dict[str, Route] = {
-    "/v1/chat/completions": Route(POST, openai.chat_completions),
-    "/chat/completions": Route(POST, openai.chat_completions),
+    "/v1/chat/completions": Route(POST, openai.chat_completions, "openai"),
+    "/chat/completions": Route(POST, openai.chat_completions, "openai"),
+    "/v1/messages": Route(POST, anthropic.messages, "anthropic"),
+    "/messages": Route(POST, anthropic.messages, "anthropic"),
+    "/v1/messages/count_tokens": Route(POST, count_tokens.count_tokens, "anthropic"),
+    "/messages/count_tokens": Route(POST, count_tokens.count_tokens, "anthropic"),
     "/v1/models": Route(GET, models.list_models),
     "/v1/models/": Route(GET, models.get_model),
     "/models": Route(GET, models.list_models),
@@ -39,7 +47,9 @@ ROUTES: dict[str, Route] = {
     "/health": Route(GET, health.live, needs_key=False),
     "/health/live": Route(GET, health.live, needs_key=False),
     "/health/ready": Route(GET, health.ready, needs_key=False),
+    "/": Route(GET, root.probe, needs_key=False),
 }
+PREFIXES = tuple(path for path in ROUTES if path.endswith("/") and path != "/")
 
 _TRACE = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 
@@ -56,9 +66,10 @@ class App:
             await send({"type": "websocket.close"})
             return
         request = Request(scope, receive, send)
-        self._prepare(request)
+        route = find_route(request.path)
+        self._prepare(request, route)
         try:
-            await self._handle(request)
+            await self._handle(request, route)
         except ClientGone:
             pass
         except HttpError as error:
@@ -68,24 +79,28 @@ class App:
             if request.response_status is None:
                 await _refuse(request, HttpError(500, "the gateway failed; its log has the details"))
 
-    def _prepare(self, request: Request) -> None:
+    def _prepare(self, request: Request, route: Route | None) -> None:
         given = request.header(b"x-request-id")
         request.trace = given if given and _TRACE.fullmatch(given) else f"req_{self._gateway.ids.new()}"
-        request.common_headers.append((b"x-request-id", request.trace.encode("ascii")))
+        trace = request.trace.encode("ascii")
+        request.common_headers.append((b"x-request-id", trace))
+        request.dialect = (route.dialect if route is not None else None) or _dialect_of_caller(request)
+        if request.dialect == "anthropic":
+            request.common_headers.append((b"request-id", trace))
         request.common_headers += cors.response_headers(self._gateway.config.cors, request.header(b"origin"))
         request.is_draining = self._is_draining
 
     def _is_draining(self) -> bool:
         return self._gateway.draining
 
-    async def _handle(self, request: Request) -> None:
+    async def _handle(self, request: Request, route: Route | None) -> None:
         self._check_host(request)
         if request.method == "OPTIONS":
-            await self._options(request)
+            await self._options(request, route)
             return
-        route = find_route(request.path)
         if route is None:
-            raise HttpError(404, f"there is no {request.path} here; try /v1/chat/completions or /v1/models")
+            there_is = "/v1/chat/completions, /v1/messages or /v1/models"
+            raise HttpError(404, f"there is no {request.path} here; try {there_is}")
         if request.method not in route.methods:
             allowed = ", ".join(sorted(route.methods))
             raise HttpError(
@@ -97,10 +112,9 @@ class App:
             self._check_key(request)
         await route.endpoint(self._gateway, request)
 
-    async def _options(self, request: Request) -> None:
+    async def _options(self, request: Request, route: Route | None) -> None:
         origin, requested = request.header(b"origin"), request.header(b"access-control-request-headers")
         headers = cors.preflight_headers(self._gateway.config.cors, origin, requested)
-        route = find_route(request.path)
         allowed = ", ".join(sorted({*route.methods, "OPTIONS"})) if route else "GET, HEAD, POST, OPTIONS"
         await request.start(204, [*headers, (b"allow", allowed.encode())])
         await request.send(b"", more=False)
@@ -131,14 +145,23 @@ def find_route(path: str) -> Route | None:
     """The route of a path, exact or below one that ends with `/`."""
     if path in ROUTES:
         return ROUTES[path]
-    return next((route for prefix, route in ROUTES.items() if prefix.endswith("/") and path.startswith(prefix)), None)
+    return next((ROUTES[prefix] for prefix in PREFIXES if path.startswith(prefix)), None)
+
+
+def _dialect_of_caller(request: Request) -> Dialect:
+    """Where the route has none: what the caller wants to be answered in."""
+    is_anthropic = b"anthropic-version" in request.headers or request.path.startswith(("/v1/messages", "/messages"))
+    return "anthropic" if is_anthropic else "openai"
 
 
 async def _refuse(request: Request, error: HttpError) -> None:
     headers = [JSON, *error.headers]
     if error.status in FINAL_STATUSES:
         headers.append((b"x-should-retry", b"false"))
-    body = error_body(error.status, error.message, code=error.code, param=error.param)
+    if request.dialect == "anthropic":
+        body = anthropic_errors.error_body(error.status, error.message, request_id=request.trace)
+    else:
+        body = openai_errors.error_body(error.status, error.message, code=error.code, param=error.param)
     # The client may be still sending.  Everything it needs is in a body of known length; the end of the response, with
     # which the connection then closes, waits until it had a chance to read that.
     await request.start(error.status, [*headers, (b"content-length", b"%d" % len(body))])

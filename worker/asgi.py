@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
+from shared.records import Dialect
+
 if TYPE_CHECKING:
     from worker.serve import Connection
 
@@ -50,6 +52,7 @@ class Request:
         "body_is_read",
         "common_headers",
         "connection",
+        "dialect",
         "headers",
         "is_draining",
         "method",
@@ -66,10 +69,12 @@ class Request:
         self._send = send
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        # A repeated header's last value wins; none that we read may be repeated.
+        # A repeated header's last value wins; `header_list` is for those that may be repeated.
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.connection: Connection = scope["state"]["connection"]
         self.trace = ""
+        self.dialect: Dialect = "openai"
+        """What errors are said in."""
         self.common_headers: list[Header] = []
         """Sent with every response: request id, CORS."""
         self.is_draining: Callable[[], bool] = lambda: False
@@ -92,6 +97,11 @@ class Request:
         """A request header's value; the name in lower case."""
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1").strip()
+
+    def header_list(self, name: bytes) -> str | None:
+        """A header that lists values, wherever the client put them: RFC 9110, 5.3."""
+        values = [value.decode("latin-1").strip() for given, value in self.scope["headers"] if given == name]
+        return ",".join(values) if values else None
 
     async def read_body(self, limit_bytes: int, timeout: float) -> bytes:
         """The whole body.  `HttpError` 413 above the limit and 408 when it is late, `ClientGone` on disconnect."""

@@ -5,7 +5,7 @@ from shared.config import Cors
 Header = tuple[bytes, bytes]
 
 _METHODS = b"GET, POST, DELETE, OPTIONS"
-_EXPOSED = b"x-request-id, retry-after, x-should-retry"
+_EXPOSED = b"x-request-id, request-id, retry-after, retry-after-ms, x-should-retry"
 
 
 def is_allowed(cors: Cors, origin: str | None) -> bool:

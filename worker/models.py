@@ -49,6 +49,16 @@ def public_models(config: Config) -> dict[str, str]:
     return names
 
 
+def display_name(config: Config, name: str) -> str:
+    """What a list that people choose from calls a model."""
+    return next((model.display_name for model in config.models if model.name == name and model.display_name), name)
+
+
+def known_names(config: Config) -> str:
+    """What to ask for instead of a name that nobody has; for people to read."""
+    return ", ".join(list(public_models(config))[:20]) or "provider/model of " + ", ".join(config.providers)
+
+
 def is_glob(name: str) -> bool:
     """Whether a public name is a pattern."""
     return not GLOB_CHARS.isdisjoint(name)

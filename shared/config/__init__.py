@@ -13,10 +13,12 @@ from shared.config.types import (
     Price,
     Provider,
     RateLimit,
+    Rule,
     Server,
     Sessions,
     Storage,
     Streaming,
+    Translation,
 )
 
 __all__ = [
@@ -33,11 +35,13 @@ __all__ = [
     "Price",
     "Provider",
     "RateLimit",
+    "Rule",
     "Server",
     "Sessions",
     "Storage",
     "Streaming",
     "Tcp",
+    "Translation",
     "Unix",
     "default_config",
     "find_config",

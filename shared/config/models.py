@@ -32,12 +32,24 @@ def resolve_models(document: Document, providers: Mapping[str, Provider]) -> tup
     return tuple(_resolve(document, providers, name, section) for name, section in models.items())
 
 
+def model_warnings(document: Document) -> list[str]:
+    """What is accepted but has no effect."""
+    warnings = []
+    for name, section in document.file.models.items():
+        if section.display_name is not None and not _WILDCARDS.isdisjoint(name):
+            path: Path = ("models", name, "display_name")
+            warnings.append(f"{document.where(path)}{key_name(path)} has no effect: patterns are in no list of models")
+    return warnings
+
+
 def _resolve(document: Document, providers: Mapping[str, Provider], name: str, section: schema.Model) -> Model:
     at: Path = ("models", name)
     if section.provider not in providers:
         raise document.fault((*at, "provider"), _unknown_provider(at, section.provider, providers))
     if section.model is not None:
         _check_name(document, (*at, "model"), section.model)
+    if section.display_name is not None:
+        _check_name(document, (*at, "display_name"), section.display_name)
     for index, fallback in enumerate(section.fallbacks):
         if not _leads_somewhere(fallback, document.file.models, providers):
             path = (*at, "fallbacks", index)
@@ -48,6 +60,7 @@ def _resolve(document: Document, providers: Mapping[str, Provider], name: str, s
         name=name,
         provider=section.provider,
         model=section.model,
+        display_name=section.display_name,
         fallbacks=tuple(section.fallbacks),
         max_context_size=section.max_context_size,
         price=Price(**section.price.given()) if section.price else None,

@@ -10,7 +10,7 @@ from shared.config.bind import is_loopback, parse_bind
 from shared.config.document import Document
 from shared.config.faults import key_name
 from shared.config.lines import Path
-from shared.config.models import resolve_models
+from shared.config.models import model_warnings, resolve_models
 from shared.config.providers import beside, check_file_name, check_variable, provider_warnings, resolve_providers
 from shared.config.types import Agent, Auth, Config, Cors, Logging, Server, Sessions, Storage, Streaming
 from shared.errors import ConfigError
@@ -59,7 +59,7 @@ def parse_config(text: str, source: str | None = None, env: Mapping[str, str] | 
     keys_file = file.auth.keys_file
     return Parsed(
         config=config,
-        warnings=tuple(provider_warnings(document)),
+        warnings=(*provider_warnings(document), *model_warnings(document)),
         auth_keys_file=keys_file and beside(source, keys_file),
     )
 

@@ -16,6 +16,7 @@ from shared.config.document import Document
 from shared.config.faults import hint, key_name, table_name
 from shared.config.lines import Path
 from shared.config.presets import PRESETS, Preset
+from shared.config.translation import resolve_translation
 from shared.config.types import Provider, RateLimit
 
 _DEFAULT_REQUESTS_PER_MINUTE = 60
@@ -28,7 +29,8 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110 s
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 # What frames a message, or names its target, is the HTTP client's to say.
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer"})
-_NOT_OF_A_PROVIDER = ("key_envs", "default_model")  # fields that only a preset has
+_NOT_OF_A_PROVIDER = ("key_envs", "default_model", "translation")  # fields that only a preset has, or in another form
+_IN_ANOTHER_FORM = ("base_url", "normalise", "translation", "requests_per_minute", "burst_size")
 _DIALECT_PATHS = ("/chat/completions", "/messages")
 
 
@@ -97,7 +99,7 @@ def _resolve(document: Document, env: Mapping[str, str], name: str, section: sch
     values: dict[str, Any] = {
         **_preset_values(preset),
         **_proxy_values(document.file.proxy, name),
-        **section.given(without=("base_url", "requests_per_minute", "burst_size")),
+        **section.given(without=_IN_ANOTHER_FORM),
     }
     if "backoff_base" in values:  # a longer first pause than the default bound was hardly meant to be cut
         values.setdefault("max_backoff", max(values["backoff_base"], 4.0))
@@ -112,6 +114,9 @@ def _resolve(document: Document, env: Mapping[str, str], name: str, section: sch
         )
     _check_headers(document, at, section.headers or {})
     values |= _key_source(document, env, at, section, preset)
+    if section.normalise is not None:
+        values["normalise"] = tuple(dict.fromkeys(section.normalise))
+    values["translation"] = resolve_translation(document, at, values.get("dialect", "openai"), section, preset)
     return Provider(name=name, rate_limit=_rate_limit(document, at, section), **values)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from shared.config.types import Rule
 from shared.records import Dialect
 
 WEEK = 604_800
@@ -92,6 +93,21 @@ class RateLimiting(Section, frozen=True):
     burst_size: Rate | None = None
 
 
+class Translation(Section, frozen=True):
+    thinking: Literal["off", "thinking", "effort", "reasoning"] | None = None
+    replay_thinking: Literal["reasoning_content", "reasoning", "thinking", "off"] | None = None
+    """Which of them a provider may have depends on its dialect."""
+    needs_thinking: bool | None = None
+    max_tokens: Literal["max_tokens", "max_completion_tokens"] | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1, le=2**31)] | None = None
+    documents: Literal["text", "file"] | None = None
+    cache_control: bool | None = None
+    output_format: Literal["json_schema", "json_object", "off"] | None = None
+    partial: bool | None = None
+    sampling: bool | None = None
+    call_signatures: bool | None = None
+
+
 class Provider(Section, frozen=True):
     dialect: Dialect | None = None
     base_url: str | None = None
@@ -107,6 +123,8 @@ class Provider(Section, frozen=True):
     drain_timeout: Pause | None = None
     ask_usage: bool | None = None
     headers: dict[str, str] | None = None
+    normalise: list[Rule] | None = None
+    translation: Translation = Translation()
     requests_per_minute: Rate | None = None
     burst_size: Rate | None = None
 
@@ -121,6 +139,7 @@ class Price(Section, frozen=True):
 class Model(Section, frozen=True):
     provider: str
     model: str | None = None
+    display_name: str | None = None
     fallbacks: list[str] = []
     max_context_size: Annotated[int, Meta(ge=1, le=2**31)] | None = None
     price: Price | None = None

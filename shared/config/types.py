@@ -67,6 +67,38 @@ class RateLimit(Struct, frozen=True, kw_only=True):
     burst_size: int
 
 
+Rule = Literal["think", "tool_calls", "model"]
+"""`think`: `<think>…</think>` in the text is thought.  `tool_calls`: Kimi's markers in the text are tool calls.
+
+`model`: answers name the model as the client asked for it.
+"""
+
+
+class Translation(Struct, frozen=True, kw_only=True):
+    """What a provider understands of a request that comes in the other dialect."""
+
+    thinking: Literal["off", "thinking", "effort", "reasoning"] = "off"
+    """How it is asked to think: not at all, by Kimi's `thinking`, `reasoning_effort`, or OpenRouter's `reasoning`."""
+    replay_thinking: Literal["reasoning_content", "reasoning", "thinking", "off"] = "reasoning_content"
+    """Where earlier thought goes.  Anthropic providers: `thinking`, unsigned thought too, or `off`, signed only."""
+    needs_thinking: bool = False
+    """Earlier tool calls must come with thought: a blank one stands in where the client has none."""
+    max_tokens: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    max_output_tokens: int | None = None
+    """Larger wishes are cut to this."""
+    documents: Literal["text", "file"] = "text"
+    """Documents that are no text: named in the text, or as `file` parts."""
+    cache_control: bool = False
+    """Keep Anthropic's cache marks (OpenAI-compatible providers that know them)."""
+    output_format: Literal["json_schema", "json_object", "off"] = "json_schema"
+    partial: bool = False
+    """An answer that the client has begun is marked with Kimi's `partial`."""
+    sampling: bool = True
+    """`temperature`, `top_p` and `top_k` go along; off for models that refuse all but their own."""
+    call_signatures: bool = False
+    """Earlier tool calls must come with the signature of a thought: a word that stands for any is sent (Gemini 3)."""
+
+
 class Provider(Struct, frozen=True, kw_only=True):
     """One upstream, its preset and the file's overrides already merged."""
 
@@ -93,6 +125,9 @@ class Provider(Struct, frozen=True, kw_only=True):
     """Ask for `stream_options.include_usage`; off for the few that refuse the field."""
     headers: dict[str, str] = {}
     """Sent with every request, for the few that want one of their own."""
+    normalise: tuple[Rule, ...] = ()
+    """What this provider's answers hold inside their text that belongs elsewhere, or call by another name."""
+    translation: Translation = Translation()
     rate_limit: RateLimit | None = None
 
 
@@ -112,6 +147,8 @@ class Model(Struct, frozen=True, kw_only=True):
     provider: str
     model: str | None = None
     """The upstream's name for it; None: the name as the client gave it."""
+    display_name: str | None = None
+    """For lists that people choose from."""
     fallbacks: tuple[str, ...] = ()
     """`provider/model` or public names, tried in order before the first byte."""
     max_context_size: int | None = None

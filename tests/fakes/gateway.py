@@ -33,6 +33,7 @@ from worker.link import Link
 
 TIMEOUT = 10.0
 CHAT = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
 
 
 def make_config(
@@ -91,6 +92,10 @@ class Client:
     async def ask(self, value: Any = None, *, stream: bool = True, **headers: str) -> None:
         """Send a chat completion request: `value`, or a small one for model `m`."""
         await self.send(chat_bytes(value, stream=stream, **headers))
+
+    async def ask_message(self, value: Any = None, *, stream: bool = True, **headers: str) -> None:
+        """Send a request in Anthropic's dialect: `value`, or a small one for model `m`."""
+        await self.send(message_bytes(value, stream=stream, **headers))
 
     async def head(self) -> Head:
         """The next response's head, interim ones left out."""
@@ -216,6 +221,12 @@ def chat_bytes(value: Any = None, *, stream: bool = True, **headers: str) -> byt
     return request_bytes("POST", CHAT, json.dumps({**small, **(value or {})}).encode(), **headers)
 
 
+def message_bytes(value: Any = None, *, stream: bool = True, path: str = MESSAGES, **headers: str) -> bytes:
+    """A request in Anthropic's dialect as it goes over the wire."""
+    small = {"model": "m", "max_tokens": 99, "messages": [{"role": "user", "content": "say hello"}], "stream": stream}
+    return request_bytes("POST", path, json.dumps({**small, **(value or {})}).encode(), **headers)
+
+
 class RunningGateway:
     """See the module."""
 
@@ -247,6 +258,12 @@ class RunningGateway:
         """One chat completion on a connection of its own."""
         client = await self.connect()
         await client.ask(value, stream=stream, **headers)
+        return await client.answer()
+
+    async def message(self, value: Any = None, *, stream: bool = True, **headers: str) -> tuple[Head, bytes]:
+        """The same in Anthropic's dialect."""
+        client = await self.connect()
+        await client.ask_message(value, stream=stream, **headers)
         return await client.answer()
 
     def command(self, message: Down) -> None:

@@ -23,6 +23,7 @@ import trio
 from fakes.openai_upstream import text_of
 
 PATH = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
 RESPONSE_TIMEOUT = 20.0
 _RESET = struct.pack("ii", 1, 0)
 _traces = itertools.count(1)
@@ -31,6 +32,11 @@ _traces = itertools.count(1)
 def chat(model: str, marker: str = "hi", *, stream: bool = True, **more: Any) -> dict[str, Any]:
     """A request body."""
     return {"model": model, "stream": stream, "messages": [{"role": "user", "content": marker}], **more}
+
+
+def message(model: str, marker: str = "hi", *, stream: bool = True, **more: Any) -> dict[str, Any]:
+    """The same in Anthropic's dialect; it goes to `MESSAGES`."""
+    return {**chat(model, marker, stream=stream), "max_tokens": 4096, **more}
 
 
 class BrokenOff(Exception):

@@ -65,15 +65,22 @@ def config_text(
     port: int,
     upstream: str | None = None,
     *,
+    anthropic: str | None = None,
     server: Mapping[str, object] | None = None,
     provider: Mapping[str, object] | None = None,
     more: str = "",
 ) -> str:
-    """A configuration: one provider `fake` at `upstream` (else only `echo`), two workers; `more` is added as it is."""
+    """A configuration with two workers; `more` is added as it is.
+
+    Its providers are `fake` at `upstream`, and `claude`, which speaks Anthropic's dialect, at `anthropic`; `provider`
+    holds for both.  Without any there is only `echo`.
+    """
     lines = ["[server]", f'bind = ["127.0.0.1:{port}"]']
     lines += _keys({"workers": 2, "graceful_timeout": 5.0, **(server or {})})
-    if upstream is not None:
-        lines += ["[providers.fake]", f'base_url = "{upstream}"', 'dialect = "openai"', *_keys(provider or {})]
+    for name, base_url, dialect in (("fake", upstream, "openai"), ("claude", anthropic, "anthropic")):
+        if base_url is not None:
+            head = [f"[providers.{name}]", f'base_url = "{base_url}"', f'dialect = "{dialect}"']
+            lines += [*head, *_keys(provider or {})]
     return "\n".join([*lines, more, ""])
 
 

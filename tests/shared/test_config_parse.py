@@ -53,6 +53,23 @@ price = {input = 1, output = 2.5}
 provider = "fake"
 """
 
+DOCUMENTED = """
+[server]
+bind = ["127.0.0.1:8000"]          # also "unix:/path", "fd://3", "[::1]:8000"
+workers = 2
+graceful_timeout = 30.0
+[providers.fake]                    # any name; presets fill in the rest for known names
+dialect = "openai"                  # or "anthropic"
+base_url = "http://127.0.0.1:9200/v1"
+api_key_env = "FAKE_API_KEY"        # or api_key_file; neither: no key is sent
+[models."claude-*"]                 # public name or glob
+provider = "fake"
+model = "text"
+fallbacks = ["fake/slow"]
+[models.default]                    # any name that nothing else matches
+provider = "fake"
+"""
+
 
 def refused(text: str, env: dict[str, str] | None = None) -> str:
     with pytest.raises(ConfigError) as caught:
@@ -78,6 +95,15 @@ def test_a_complete_file():
     assert config.models[0].price is not None
     assert config.models[0].price.output == 2.5
     assert "echo" not in config.providers
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_the_design_s_file_works_as_it_stands(dialect: str):
+    parsed = parse_config(DOCUMENTED.replace('"openai"', f'"{dialect}"'), "config.toml", {"FAKE_API_KEY": "k"})
+    assert parsed.warnings == ()
+    assert parsed.config.providers["fake"].dialect == dialect
+    assert [(model.name, model.model) for model in parsed.config.models] == [("claude-*", "text"), ("default", None)]
+    assert parsed.config.models[0].fallbacks == ("fake/slow",)
 
 
 def test_the_operators_keys_are_accepted_as_they_are():
@@ -305,7 +331,7 @@ def test_without_a_file_the_message_says_configuration():
 
 WORDS = """server bind workers auth keys proxy timeouts retry streaming providers kimi fake base_url headers models
 provider fallbacks default price rate_limiting enabled api_key_env api_key_file burst_size requests_per_minute cors
-origins dialect "x-y" ''"""
+origins dialect normalise translation replay_thinking display_name "x-y" ''"""
 VALUES = """1 -1 0.5 nan true 1979-05-27 "" "kimi" "fake/x" "http://h" "0.0.0.0:1" "[::1]:2" ["a"] [] {} {a="b"} [[1]]
 "\\u0000" ["127.0.0.1:1"] "openai" """
 names = st.sampled_from(WORDS.split())

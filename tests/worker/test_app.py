@@ -4,7 +4,7 @@ import socket
 
 import pytest
 import trio
-from fakes.gateway import CHAT, chat_bytes, make_config, request_bytes, serve_gateway
+from fakes.gateway import CHAT, MESSAGES, chat_bytes, make_config, message_bytes, request_bytes, serve_gateway
 from fakes.upstream import COMPLETION, HANG, chunk, head, json_response, openai_chunk, openai_stream
 
 from shared import VERSION
@@ -21,6 +21,17 @@ def error_of(head, body):
     return error
 
 
+def anthropic_error_of(head, body):
+    """The error in Anthropic's shape, which its type and message are all of."""
+    assert head.headers["content-type"] == "application/json"
+    assert head.headers["request-id"] == head.headers["x-request-id"]
+    told = json.loads(body)
+    assert set(told) == {"type", "error", "request_id"}
+    assert (told["type"], told["request_id"]) == ("error", head.headers["request-id"])
+    assert set(told["error"]) == {"type", "message"}
+    return told["error"]
+
+
 @pytest.mark.parametrize("path", ["/", "/nope", "/v1/chat/completions/", "/v1", "//v1/models", "/%00"])
 async def test_404(gateway, path):
     client = await gateway.connect()
@@ -32,6 +43,35 @@ async def test_404(gateway, path):
     assert head.status == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/v1/messages/batches", {}),
+        ("/messages/", {}),
+        ("/v1/complete", {"anthropic_version": "2023-06-01"}),
+        ("/", {"anthropic_version": "2023-06-01"}),
+    ],
+)
+async def test_404_for_a_client_of_the_other_dialect(gateway, path, headers):
+    client = await gateway.connect()
+    head, body = await client.get(path, **headers)
+    assert head.status == 404
+    assert anthropic_error_of(head, body)["type"] == "not_found_error"
+    assert head.headers["x-should-retry"] == "false"
+
+
+async def test_whether_anybody_is_here(upstream):
+    async with serve_gateway(make_config(upstream, auth=Auth(("secret",)))) as gateway:
+        client = await gateway.connect()
+        await client.request("HEAD", "/")
+        head = await client.head()
+        assert (head.status, head.headers["content-length"]) == (200, "0")
+        assert (await client.get("/health"))[0].status == 200
+        head, body = await client.get("/", "POST")
+        assert (head.status, head.headers["allow"]) == (405, "GET, HEAD")
+        error_of(head, body)
+
+
 async def test_405_names_the_methods(gateway):
     client = await gateway.connect()
     head, body = await client.get(CHAT)
@@ -40,6 +80,12 @@ async def test_405_names_the_methods(gateway):
     assert "POST" in error_of(head, body)["message"]
     head, _ = await client.get("/v1/models", "DELETE")
     assert (head.status, head.headers["allow"]) == (405, "GET, HEAD")
+    for path in (MESSAGES, "/messages", "/v1/messages/count_tokens", "/messages/count_tokens?beta=true"):
+        head, body = await client.get(path)
+        assert (head.status, head.headers["allow"]) == (405, "POST")
+        assert anthropic_error_of(head, body)["type"] == "invalid_request_error"
+    head, body = await client.get(CHAT, anthropic_version="2023-06-01")
+    assert "POST" in error_of(head, body)["message"]  # the route's dialect counts, not the caller's
 
 
 @pytest.mark.parametrize(
@@ -61,6 +107,53 @@ async def test_bad_requests(gateway, body, status, message):
     assert message in error_of(head, answer)["message"]
     assert head.headers["x-should-retry"] == "false"
     assert gateway.started == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"", 400, "not a JSON object"),
+        (b"nonsense", 400, "not a JSON object"),
+        (b'{"model": "\xff", "messages": []}', 400, "not a JSON object"),
+        (b"[" * 100_000, 400, "not a JSON object"),
+        (b'{"messages": []}', 400, "`model` is required"),
+        (b'{"model": "m", "messages": [{"role": "user", "content": [{"type": "video"}]}]}', 400, "messages[0]"),
+        (b'{"model": "who", "messages": []}', 404, "model: who does not exist here; there are: m"),
+    ],
+)
+async def test_bad_messages(gateway, body, status, message):
+    client = await gateway.connect()
+    for path in (MESSAGES, "/messages?beta=true"):
+        await client.request("POST", path, body)
+        head, answer = await client.answer()
+        assert head.status == status
+        error = anthropic_error_of(head, answer)
+        assert message in error["message"]
+        assert error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
+        assert head.headers["x-should-retry"] == "false"
+
+
+async def test_other_refusals_in_anthropic_s_dialect(upstream):
+    server = {"max_body_bytes": 1000, "body_timeout": 0.1}
+    async with serve_gateway(make_config(upstream, server=server, auth=Auth(("secret",)))) as gateway:
+        client = await gateway.connect()
+        await client.ask_message()
+        head, body = await client.answer()
+        assert (head.status, anthropic_error_of(head, body)["type"]) == (401, "authentication_error")
+        for path in (MESSAGES, "/v1/messages/count_tokens"):
+            large = await gateway.connect()
+            await large.request("POST", path, b"x" * 1001, x_api_key="secret")
+            head, body = await large.answer()
+            assert (head.status, anthropic_error_of(head, body)["type"]) == (413, "request_too_large")
+            slow = await gateway.connect()
+            await slow.send(message_bytes(path=path, x_api_key="secret")[:-1])
+            head, body = await slow.answer()
+            assert (head.status, anthropic_error_of(head, body)["type"]) == (408, "timeout_error")
+    async with serve_gateway(make_config(upstream)) as gateway:
+        client = await gateway.connect()
+        await client.ask_message(host="rebound.example")
+        head, body = await client.answer()
+        assert (head.status, anthropic_error_of(head, body)["type"]) == (403, "permission_error")
 
 
 async def test_bodies_over_the_limit(upstream):
@@ -367,6 +460,54 @@ async def test_models(upstream):
         assert error_of(head, body)["code"] == "model_not_found"
 
 
+async def test_models_in_anthropic_s_shape(upstream):
+    models = (
+        Model(name="claude-*", provider="one", model="k2"),
+        Model(name="claude-kimi", provider="one", model="k2", display_name="Kimi K2"),
+        Model(name="org/slash", provider="one"),
+    )
+    version = {"anthropic_version": "2023-06-01"}
+    async with serve_gateway(make_config(upstream, models=models)) as gateway:
+        client = await gateway.connect()
+
+        async def page(query):
+            head, body = await client.get(f"/v1/models{query}", **version)
+            assert head.status == 200
+            assert "location" not in head.headers
+            listed = json.loads(body)
+            ids = [model["id"] for model in listed["data"]]
+            assert (listed["first_id"], listed["last_id"]) == ((ids[0], ids[-1]) if ids else (None, None))
+            return ids, listed["has_more"]
+
+        head, body = await client.get("/v1/models?limit=1000", **version)
+        assert head.headers["request-id"] == head.headers["x-request-id"]
+        listed = json.loads(body)
+        assert listed["data"][1] == {
+            "type": "model",
+            "id": "claude-kimi",
+            "display_name": "Kimi K2",
+            "created_at": "1970-01-01T00:00:00Z",
+        }
+        everything = ["m", "claude-kimi", "org/slash", "one/k2"]
+        assert await page("") == (everything, False)
+        assert await page("?limit=2") == (everything[:2], True)
+        assert await page("?limit=2&after_id=claude-kimi") == (everything[2:], False)
+        assert await page("?limit=1&after_id=org%2Fslash") == (everything[3:], False)
+        assert await page("?after_id=one/k2") == ([], False)
+        assert await page("?limit=2&before_id=one/k2") == (everything[1:3], True)
+        assert await page("?limit=9&before_id=org/slash") == (everything[:2], False)
+        for query in ("limit=0", "limit=1001", "limit=x", "limit=-1", "limit=%C2%B2", "after_id=who", "before_id=who"):
+            head, body = await client.get(f"/v1/models?{query}", **version)
+            assert head.status == 400
+            assert query.partition("=")[0] in anthropic_error_of(head, body)["message"]
+        for name, shown in (("claude-kimi", "Kimi K2"), ("claude-5", "claude-5"), ("org%2Fslash", "org/slash")):
+            head, body = await client.get(f"/v1/models/{name}", **version)
+            assert (head.status, json.loads(body)["display_name"]) == (200, shown)
+        head, body = await client.get("/v1/models/nobody", **version)
+        assert head.status == 404
+        assert anthropic_error_of(head, body)["message"].startswith("model: nobody")
+
+
 async def test_a_unix_socket(upstream, tmp_path):
     path = tmp_path / "g.sock"
     with socket.socket(socket.AF_UNIX) as listener:
@@ -386,6 +527,10 @@ async def test_congestion_admits_nothing_new(gateway, monkeypatch):
     await client.ask()
     head, _ = await client.answer()
     assert (head.status, head.headers["retry-after"]) == (503, "1")
+    await client.ask_message()
+    head, body = await client.answer()
+    assert (head.status, head.headers["retry-after"]) == (503, "1")
+    assert anthropic_error_of(head, body)["type"] == "api_error"
     monkeypatch.setattr(gateway.gateway.link.up, "pending_bytes", 0)
 
 
@@ -402,12 +547,16 @@ async def test_a_crash_is_a_500(gateway, monkeypatch):
     def fail(*_args):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("worker.endpoints.openai.resolve", fail)
+    monkeypatch.setattr("worker.endpoints.stream.resolve", fail)
     client = await gateway.connect()
     await client.ask()
     head, body = await client.answer()
     assert head.status == 500
     assert "boom" not in error_of(head, body)["message"]
+    await client.ask_message()
+    head, body = await client.answer()
+    assert head.status == 500
+    assert "boom" not in anthropic_error_of(head, body)["message"]
     assert (await client.get("/health"))[0].status == 200
 
 

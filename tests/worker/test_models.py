@@ -1,7 +1,7 @@
 import pytest
 
 from shared.config import Config, Model, Provider
-from worker.models import Target, public_models, resolve
+from worker.models import Target, display_name, known_names, public_models, resolve
 
 
 def config(*models):
@@ -74,3 +74,20 @@ def test_a_glob_has_fallbacks_too():
 def test_public_models():
     found = config(model("claude-*", model="text"), model("kimi", model="k2"), model("plain"), model("default"))
     assert list(public_models(found)) == ["kimi", "plain", "default", "fake/text", "fake/k2"]
+
+
+def test_globs_are_not_listed_and_aliases_are():
+    found = config(model("claude-*", model="text"), model("claude-kimi", model="k2"))
+    assert list(public_models(found)) == ["claude-kimi", "fake/text", "fake/k2"]
+
+
+def test_a_model_is_shown_by_its_display_name_or_its_own():
+    found = config(model("claude-kimi", model="k2", display_name="Kimi K2"), model("plain", display_name=""))
+    assert display_name(found, "claude-kimi") == "Kimi K2"
+    for name in ("plain", "fake/k2", "anything"):
+        assert display_name(found, name) == name
+
+
+def test_what_there_is_for_somebody_who_asked_for_something_else():
+    assert known_names(config(model("a"), model("b*"))) == "a"
+    assert known_names(config()) == "provider/model of fake, other"

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import DialectError, UpstreamBroken
+from worker.dialects.neutral import Usage
 from worker.dialects.openai.relay import DONE, BodyRelay, StreamRelay
-from worker.dialects.openai.wire import Usage
 
 
 def event(value) -> bytes:
@@ -22,11 +22,12 @@ def stop(index=0, **more) -> bytes:
 
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
+COUNTS = Usage(prompt_tokens=5, completion_tokens=7)
 USAGE_CHUNK = event({"choices": [], "usage": USAGE})
 
 
-def relay(hide_usage=False, max_event_bytes=100_000) -> StreamRelay:
-    return StreamRelay(hide_usage=hide_usage, max_event_bytes=max_event_bytes)
+def relay(hide_usage=False, max_event_bytes=100_000, model=None) -> StreamRelay:
+    return StreamRelay(hide_usage=hide_usage, max_event_bytes=max_event_bytes, model=model)
 
 
 def feed(relay, *pieces) -> bytes:
@@ -55,7 +56,7 @@ def test_bytes_pass_as_they_came(pieces):
     tee = relay()
     assert feed(tee, *pieces).startswith(STREAM)
     assert text_of(tee).startswith("Grüße 😀")
-    assert tee.usage == Usage(5, 7)
+    assert tee.usage == COUNTS
     assert tee.done
     assert tee.error is None
 
@@ -68,7 +69,7 @@ def test_the_extra_usage_chunk_is_hidden(newline):
     for pieces in ([styled(STREAM)], by_byte(styled(STREAM))):
         tee = relay(hide_usage=True)
         assert feed(tee, *pieces) == styled(says("Grü") + says("ße 😀") + stop() + DONE)
-        assert tee.usage == Usage(5, 7)
+        assert tee.usage == COUNTS
 
 
 def test_a_comment_beside_the_hidden_chunk_stays():
@@ -78,11 +79,22 @@ def test_a_comment_beside_the_hidden_chunk_stays():
     )
 
 
-@pytest.mark.parametrize("last", [stop(usage=USAGE), stop(x_groq={"id": "r", "usage": USAGE})], ids=["kimi", "groq"])
+KIMI = event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": USAGE}]})
+GROQ = stop(x_groq={"id": "r", "usage": USAGE})
+
+
+@pytest.mark.parametrize("last", [stop(usage=USAGE), KIMI, GROQ], ids=["beside", "kimi", "groq"])
 def test_usage_in_the_last_choice_chunk_is_read_and_never_hidden(last):
     tee = relay(hide_usage=True)
     assert feed(tee, says("a"), last, DONE) == says("a") + last + DONE
-    assert tee.usage == Usage(5, 7)
+    assert tee.usage == COUNTS
+
+
+def test_details_of_the_usage():
+    details = {"prompt_tokens_details": {"cached_tokens": 3}, "completion_tokens_details": {"reasoning_tokens": 2}}
+    tee = relay()
+    feed(tee, stop(), event({"choices": [], "usage": {**USAGE, **details}}), event({"x_groq": {"id": "r"}}), DONE)
+    assert tee.usage == Usage(prompt_tokens=5, completion_tokens=7, cache_read_tokens=3, reasoning_tokens=2)
 
 
 def test_done_is_appended_when_missing():
@@ -154,6 +166,42 @@ def test_shapes_of_inline_errors(value, message):
     assert tee.error == message
 
 
+@pytest.mark.parametrize("start", [b"", b": hello\n\n"])
+@pytest.mark.parametrize("more", [{}, {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}]}])
+def test_an_error_in_the_place_of_an_answer_is_a_refusal(start, more):
+    value = {"error": {"message": "no", "code": 429}, **more}
+    for pieces in ([start + event(value)], by_byte(start + event(value))):
+        tee = relay()
+        feed(tee, *pieces)
+        assert json.loads(tee.refusal) == value
+        assert tee.error == "no"
+
+
+@pytest.mark.parametrize("code", [400, 503])
+def test_an_error_without_an_error_around_it(code):
+    flat = event({"object": "error", "message": "too long", "type": "BadRequestError", "code": code})
+    tee = relay()
+    assert feed(tee, flat) == flat
+    assert (tee.error, tee.refusal) == ("too long", flat[6:-2])
+    tee = relay()
+    assert feed(tee, says("hello") + flat, DONE) == says("hello") + flat
+    assert (tee.error, tee.refusal) == ("too long", None)
+
+
+def test_done_with_white_space_behind_it():
+    tee = relay()
+    end = b"data: [DONE] \n\n"
+    assert feed(tee, says("hello") + stop() + end) == says("hello") + stop() + end
+    assert tee.done
+
+
+def test_an_error_in_an_answer_is_none():
+    role = event({"choices": [{"index": 0, "delta": {"role": "assistant"}}]})
+    tee = relay()
+    feed(tee, role + event({"error": {"message": "no"}}))
+    assert (tee.error, tee.refusal) == ("no", None)
+
+
 def test_a_null_error_is_none():
     tee = relay()
     assert feed(tee, says("a", error=None), stop(error=None), DONE).endswith(DONE)
@@ -214,7 +262,7 @@ def test_odd_types_beside_the_choices(odd):
     assert feed(tee, says("a", **odd), stop(**odd), DONE) == says("a", **odd) + stop(**odd) + DONE
     assert text_of(tee) == "a"
     if isinstance(odd.get("usage"), dict):
-        assert tee.usage == Usage(None, 7)
+        assert tee.usage == Usage(completion_tokens=7)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +288,51 @@ def test_odd_deltas_never_raise(delta):
     tee = relay()
     odd = event({"choices": [{"index": 0, "delta": delta, "finish_reason": "stop"}]})
     assert feed(tee, odd) == odd + DONE
+
+
+CHUNK = b'data: {"id": "caf\\u00e9", "model": "%s", "choices": [ {"delta": {"content": "a"}} ], "n": 1e2}\n\n'
+NAMED = b'data: {"id":"caf\\u00e9","model":"%s","choices":[ {"delta": {"content": "a"}} ],"n":1e2}\n\n'
+NAMELESS = b": hello\n\n" + stop() + event({"model": None, "choices": []}).replace(b"null", b'"asked"')
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
+def test_each_chunk_names_the_model_as_it_was_asked_for(newline):
+    def streamed(chunk):
+        return (chunk + NAMELESS + chunk + DONE).replace(b"\n", newline)
+
+    for pieces in ([streamed(CHUNK % b"m")], by_byte(streamed(CHUNK % b"m"))):
+        tee = relay(model="asked")
+        assert feed(tee, *pieces) == streamed(NAMED % b"asked")
+        assert text_of(tee) == "aa"
+
+
+def test_a_hidden_chunk_needs_no_name():
+    tee = relay(model="asked", hide_usage=True)
+    usage = event({"model": "m", "choices": [], "usage": USAGE})
+    assert feed(tee, CHUNK % b"m", stop(), usage, DONE) == NAMED % b"asked" + stop() + DONE
+    assert tee.usage == COUNTS
+
+
+def test_where_there_is_no_other_name_nothing_changes():
+    stream = [
+        CHUNK % b"asked",
+        *(event(value) for value in ([{"model": "m"}], "model", {"choices": [], "error": None})),
+        b'data: {"model": \n\n',
+        b"data: \xff\n\n",
+        stop(),
+        DONE,
+    ]
+    assert feed(relay(model="asked"), *stream) == b"".join(stream)
+
+
+def test_data_on_several_lines_becomes_one():
+    stream = b'id: 7\ndata: {"choices": [],\ndata: "model": "m"}\nretry: 1\n\n'
+    wanted = b'id: 7\ndata: {"choices":[],"model":"asked"}\nretry: 1\n\n'
+    assert feed(relay(model="asked"), stream, DONE) == wanted + DONE
+
+
+def test_a_byte_order_mark_hides_no_name():
+    assert feed(relay(model="asked"), b"\xef\xbb\xbf" + CHUNK % b"m", DONE) == NAMED % b"asked" + DONE
 
 
 json_values = st.recursive(
@@ -292,7 +385,7 @@ def test_any_cutting_of_a_stream_gives_the_same(data):
     hide = data.draw(st.booleans())
     whole, cut = relay(hide_usage=hide), relay(hide_usage=hide)
     assert feed(cut, *pieces) == feed(whole, stream)
-    assert cut.usage == whole.usage == Usage(5, 7)
+    assert cut.usage == whole.usage == COUNTS
     assert text_of(cut) == text_of(whole) == "Grüße😀"
 
 
@@ -302,8 +395,8 @@ def body(**changes) -> bytes:
     return json.dumps({"choices": choices, "usage": USAGE, **changes}).encode()
 
 
-def body_relay() -> BodyRelay:
-    return BodyRelay(max_response_bytes=10_000)
+def body_relay(model=None) -> BodyRelay:
+    return BodyRelay(max_response_bytes=10_000, model=model)
 
 
 @pytest.mark.parametrize("pieces", [[body()], by_byte(body())], ids=["whole", "bytes"])
@@ -311,7 +404,7 @@ def test_a_body_passes_unchanged(pieces):
     tee = body_relay()
     assert feed(tee, *pieces) == body()
     assert text_of(tee) == "hello"
-    assert tee.usage == Usage(5, 7)
+    assert tee.usage == COUNTS
     assert tee.done
 
 
@@ -340,11 +433,19 @@ def test_a_body_with_odd_types_passes(odd, said):
         (b"{}", "holds no choices"),
         (body(choices=[]), "holds no choices"),
         (b'{"error": {"message": "quota"}}', "quota"),
+        (b'{"object": "error", "message": "too long"}', "too long"),
     ],
 )
 def test_a_body_that_is_no_completion(answer, message):
     with pytest.raises(UpstreamBroken, match=message):
         feed(body_relay(), *([answer] if answer else []))
+
+
+def test_a_body_names_the_model_as_it_was_asked_for():
+    sent = b'{"model": "m", "choices": [ {"message": {"content": "a"}}]}'
+    assert feed(body_relay(model="asked"), sent) == b'{"model":"asked","choices":[ {"message": {"content": "a"}}]}'
+    assert feed(body_relay(model="m"), sent) == sent
+    assert feed(body_relay(model="asked"), body()) == body()
 
 
 def test_an_oversized_body_is_refused():

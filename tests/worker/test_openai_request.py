@@ -130,7 +130,7 @@ def test_prompt_texts_never_raise(messages):
 @pytest.mark.parametrize(
     ("status", "type"),
     [(400, "invalid_request_error"), (401, "authentication_error"), (418, "invalid_request_error"),
-     (429, "rate_limit_error"), (500, "server_error"), (504, "timeout_error"), (529, "server_error")],
+     (429, "rate_limit_error"), (500, "server_error"), (504, "timeout_error"), (529, "overloaded_error")],
 )  # fmt: skip
 def test_error_types(status, type):
     assert error_type(status) == type

@@ -194,6 +194,14 @@ async def test_a_failure_before_the_first_byte_is_retried_then_502(upstream, ste
         await gateway.wait_settled()
 
 
+async def test_an_error_in_one_body_where_a_stream_was_asked_for(gateway, upstream):
+    upstream.default = [json_response({"error": {"message": "slow down", "code": 429}})]
+    answer, body = await gateway.chat()
+    assert answer.status == 429
+    assert json.loads(body)["error"]["message"] == "slow down"
+    assert len(upstream.requests) == 1
+
+
 async def test_nobody_listens(upstream):
     async with serve_upstream() as gone:
         config = make_config(gone, provider={"max_retries": 0})
@@ -321,6 +329,74 @@ async def test_a_connect_timeout(upstream):
                 assert (await gateway.chat())[0].status == 504
                 record = await gateway.wait_record()
                 assert (record.error_type, record.prompt) == ("ConnectTimeout", None)
+
+
+# --- an error in the place of a stream: as if it were the response
+
+
+def streamed_error(**error):
+    return sse_response([f"data: {json.dumps({'error': error})}\n\n"])
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ({"message": "busy", "code": 503}, 503),
+        ({"message": "overloaded", "type": "overloaded_error"}, 529),
+        ({"message": "oops", "type": "server_error"}, 502),
+    ],
+)
+async def test_a_streamed_error_is_asked_again(upstream, error, status):
+    async with serve_gateway(make_config(upstream, provider={"max_retries": 1})) as gateway:
+        upstream.script(*streamed_error(**error))
+        upstream.script(*openai_stream("hello"))
+        answer, body = await gateway.chat()
+        assert (answer.status, events(body)[1]) == (200, True)
+        record = await gateway.wait_record()
+        assert (record.status, record.retries) == ("completed", 1)
+        upstream.default = streamed_error(**error)
+        answer, body = await gateway.chat()
+        assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
+        assert json.loads(body) == {"error": error}
+        record = await gateway.wait_record(2)
+        assert (record.status, record.error_type, record.http_status) == ("failed", "UpstreamError", status)
+        assert record.retries == 1
+        await gateway.wait_settled()
+
+
+async def test_a_streamed_error_that_is_the_clients_is_not(upstream, second):
+    async with serve_gateway(make_config(upstream, second)) as gateway:
+        upstream.script(*streamed_error(message="bad", type="invalid_request_error"))
+        answer, body = await gateway.chat()
+        assert (answer.status, answer.headers["x-should-retry"]) == (400, "false")
+        assert json.loads(body)["error"]["message"] == "bad"
+        assert (await gateway.wait_record()).retries == 0
+        assert (len(upstream.requests), len(second.requests)) == (1, 0)
+
+
+async def test_a_streamed_quota_falls_back(upstream, second):
+    async with serve_gateway(make_config(upstream, second)) as gateway:
+        upstream.script(*streamed_error(message="slow down", code="rate_limit_exceeded"))
+        second.script(*openai_stream("hello"))
+        assert (await gateway.chat())[0].status == 200
+        record = await gateway.wait_record()
+        assert (record.provider, record.retries, len(upstream.requests)) == ("two", 1, 1)
+
+
+async def test_a_streamed_error_after_a_ping_is_an_event(upstream):
+    async with serve_gateway(make_config(upstream, streaming={"ping_interval": 0.1})) as gateway:
+        go = trio.Event()
+        head, error, last = streamed_error(message="busy", code=503)
+        upstream.script(head, go, error, last)
+        client = await gateway.connect()
+        await client.ask()
+        assert (await client.head()).status == 200
+        data = await client.until(b": ping\n\n")
+        go.set()
+        found, done = events(data + await client.body())
+        assert (found, done) == ([{"error": {"message": "busy", "code": 503}}], False)
+        assert (await gateway.wait_record()).error_type == "UpstreamError"
+        assert len(upstream.requests) == 1
 
 
 # --- after the first byte: the stream ends with one error event

@@ -89,6 +89,7 @@ def test_many_small_events_are_no_endless_one():
         (b"event: ping\n\n", []),
         (b"\n\n\n\ndata: one\n\n\n\n", [b"one"]),
         (b"datum: one\n\n", []),
+        (b"\xef\xbb\xbfdata: one\n\ndata: two\n\n", [b"one", b"two"]),
         (UTF8, [UTF8[6:-2]]),
     ],
 )

@@ -10,6 +10,7 @@ import re
 from shared.errors import DialectError
 
 PING = b": ping\n\n"
+_BOM = b"\xef\xbb\xbf"
 # `\n\r\n` is the tail of a CRLF blank line.
 _BORDER = re.compile(rb"\n\n|\n\r\n|\r\r")
 
@@ -66,12 +67,29 @@ class EventCutter:
         return rest
 
 
+def encode_event(name: str, data: bytes) -> bytes:
+    """One named event; `data` holds no line break, as JSON doesn't."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), data)
+
+
 def split_events(block: bytes) -> list[bytes]:
     """`block`, which holds whole events, cut into them; joined they are `block` again."""
     ends = [border.end() for border in _BORDER.finditer(block)]
     if not ends or ends[-1] < len(block):
         ends.append(len(block))
     return [block[start:end] for start, end in itertools.pairwise([0, *ends])]
+
+
+def with_data(event: bytes, data: bytes) -> bytes:
+    """One event with `data`, which holds no line break, in the place of its own; its other lines stay as they are."""
+    lines = []
+    for line in event.removeprefix(_BOM).splitlines(keepends=True):
+        if not line.startswith(b"data:"):
+            lines.append(line)
+        elif data:
+            lines.append(b"data: " + data + line[len(line.rstrip(b"\r\n")) :])
+            data = b""
+    return b"".join(lines)
 
 
 def payloads(block: bytes) -> list[bytes]:
@@ -83,7 +101,8 @@ def payloads(block: bytes) -> list[bytes]:
         if event.startswith(b"data:") and b"\n" not in event:
             found.append(event[6:] if event[5:6] == b" " else event[5:])
         elif event:
-            lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+            lines = event.removeprefix(_BOM).split(b"\n")  # the first event of a stream may begin with one
+            lines = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
             if lines:
                 found.append(b"\n".join(lines))
     return found

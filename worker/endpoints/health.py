@@ -6,7 +6,7 @@ from shared import VERSION
 from worker.asgi import JSON, Request
 from worker.gateway import Gateway
 
-FEATURES = ["openai", "streaming", "cancellation", "fallbacks", "accounting"]
+FEATURES = ["openai", "anthropic", "streaming", "cancellation", "fallbacks", "accounting"]
 
 
 async def live(gateway: Gateway, request: Request) -> None:

@@ -8,8 +8,9 @@ import trio
 from msgspec import Struct
 
 from shared.records import Status, Tokens
+from worker.dialects.exchange import Exchange
+from worker.dialects.relay import Relay
 from worker.dialects.tokens import CHARS_PER_TOKEN, TokenMeter, count_tokens
-from worker.streaming.exchange import Exchange, Relay
 
 # About 2,000 tokens: counting them takes as long as a hop to a thread and back.
 INLINE_CHARS = 8192
@@ -33,6 +34,7 @@ class Counter:
     def __init__(self, encoding: tiktoken.Encoding) -> None:
         self._encoding = encoding
         self._limiter = trio.CapacityLimiter(2)
+        self._asked_limiter = trio.CapacityLimiter(2)
         self._scopes: set[trio.CancelScope] = set()
         self._hurried = False
 
@@ -76,6 +78,15 @@ class Counter:
             return Account(prompt, Tokens(usage.completion_tokens, "provider"), counted)
         completion = Tokens(counted, "counted" if status == "completed" else "partial")
         return Account(prompt, completion if sent else None, None)
+
+    async def count_asked(self, count: Callable[[tiktoken.Encoding], int], size: int) -> int:
+        """What `count` counts for a client that asked: in a thread, unless what is counted has a small `size` in bytes.
+
+        It waits for its own kind only: streams' records come first.  If cancelled, the thread is left to itself.
+        """
+        if size <= INLINE_CHARS:
+            return count(self._encoding)
+        return await trio.to_thread.run_sync(count, self._encoding, abandon_on_cancel=True, limiter=self._asked_limiter)
 
     @contextlib.contextmanager
     def _bounded(self) -> Iterator[None]:

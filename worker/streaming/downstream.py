@@ -5,7 +5,6 @@ import math
 import trio
 
 from worker.asgi import JSON, Header, Request
-from worker.dialects.sse import PING
 
 STREAM_HEADERS: list[Header] = [
     (b"content-type", b"text/event-stream"),
@@ -24,10 +23,12 @@ class Downstream:
     One task sends; `ping` may run beside it, and never gets between the head and the first byte, or into an event.
     """
 
-    def __init__(self, request: Request, *, streaming: bool, ping_interval: float) -> None:
+    def __init__(self, request: Request, *, ping: bytes | None, ping_interval: float) -> None:
+        """`ping` is what keeps a silent stream alive; None: the answer is one body."""
         self._request = request
-        self._streaming = streaming
-        self._ping_interval = ping_interval if streaming and ping_interval > 0 else math.inf
+        self._streaming = ping is not None
+        self._ping = ping or b""
+        self._ping_interval = ping_interval if ping and ping_interval > 0 else math.inf
         self._pinging = trio.Lock()
         self._sending = False
         self._last_sent = trio.current_time()
@@ -77,14 +78,14 @@ class Downstream:
         )
 
     async def ping(self) -> None:
-        """Send one SSE comment."""
+        """Send one ping."""
         async with self._pinging:
             if self._sending or self.ended:
                 return
             self._last_sent = trio.current_time()
             if not self.committed:
                 await self._commit()
-            await self._request.send(PING)
+            await self._request.send(self._ping)
 
     async def _commit(self) -> None:
         self.committed = True

@@ -4,8 +4,9 @@
         └── record
 
 Theory of operation: until the first byte is committed to the client, a failure leads to another attempt, another
-target, or an error response; afterwards it ends the stream with the dialect's error event.  Only whole events go out,
-so that event can always be appended.  The hot path is the loop in `_relay`: one upstream read, one send.
+target, or an error response; afterwards it ends the stream with the dialect's error event.  An upstream whose stream
+begins with an error has failed as if that were its response.  Only whole events go out, so that event can always be
+appended.  The hot path is the loop in `_relay`: one upstream read, one send.
 """
 
 import math
@@ -13,7 +14,6 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-import httpx
 import trio
 from msgspec import Struct
 
@@ -23,13 +23,15 @@ from shared.logs import get_logger
 from shared.messages import StreamEnded, StreamStarted
 from shared.records import Status, StreamRecord, StreamStart
 from worker.asgi import Request
+from worker.dialects.exchange import Exchange
+from worker.dialects.foreign_error import foreign_message
+from worker.dialects.relay import Relay
 from worker.gateway import Gateway
 from worker.models import Target
 from worker.streaming import refusal
 from worker.streaming.accounting import FOLD_CHARS
 from worker.streaming.downstream import Downstream
-from worker.streaming.exchange import Exchange, Relay
-from worker.streaming.refusal import UpstreamRejection
+from worker.streaming.refusal import StreamedRejection, UntranslatableRequest, UpstreamRejection
 from worker.streaming.session import Session
 from worker.upstream.client import UpstreamResponse
 from worker.upstream.policy import Failure, NextTarget, Retry, failure_of, next_step, parse_retry_after
@@ -38,6 +40,8 @@ MAX_ERROR_BYTES = 1024 * 1024
 # After `[DONE]` the upstream's body should end at once; waiting for it keeps the connection for the next request.
 EOF_WAIT = 1.0
 NOT_A_STREAM = ("application/json", "text/html")
+# Translating this much takes some three milliseconds; for more a thread is worth its hop.
+INLINE_BYTES = 64 * 1024
 
 
 class Outcome(Struct, frozen=True):
@@ -52,7 +56,8 @@ async def run_stream(
 ) -> None:
     """Answer one request and account for it.  Exactly one terminal record follows, however this ends."""
     config = gateway.config
-    downstream = Downstream(request, streaming=exchange.stream, ping_interval=config.streaming.ping_interval)
+    ping = exchange.ping if exchange.stream else None
+    downstream = Downstream(request, ping=ping, ping_interval=config.streaming.ping_interval)
     downstream.may_ping = config.streaming.early_ping
     session = Session(start, request.connection, downstream, config.server.send_timeout)
     pump = Pump(gateway, config, exchange, session, targets)
@@ -145,17 +150,27 @@ class Pump:
         """One request to one upstream, relayed to its end.  Raises `UpstreamError` however it fails."""
         session = self.session
         client = self._clients[target.provider]
-        body = self.exchange.upstream_body(provider, target.model)
-        relay = session.relay = self.exchange.relay(provider)
+        exchange = self.exchange
+        try:
+            if exchange.translates(provider) and exchange.body_bytes > INLINE_BYTES:
+                body = await trio.to_thread.run_sync(exchange.upstream_body, provider, target.model)
+            else:
+                body = exchange.upstream_body(provider, target.model)
+        except DialectError as error:
+            raise UntranslatableRequest(str(error)) from None
+        relay = session.relay = exchange.relay(provider)
         session.overdue = False
         self.reached_upstream = True
         with trio.CancelScope(deadline=trio.current_time() + provider.first_byte_timeout) as first_byte:
-            response = session.upstream = await client.open(body)
+            response = session.upstream = await client.open(
+                body, headers=exchange.upstream_headers(provider), query=exchange.upstream_query(provider)
+            )
             if not 200 <= response.status < 300:
                 raise UpstreamRejection(
                     response.status, response.headers, await response.read(MAX_ERROR_BYTES), target.provider
                 )
-            _check_content_type(response.headers, streaming=self.exchange.stream)
+            if exchange.stream:
+                await self._check_is_stream(response, provider)
             session.downstream.may_ping = True
             data = await response.receive()
             first_byte.deadline = math.inf
@@ -165,6 +180,17 @@ class Pump:
         raise UpstreamTimeout(
             f"provider {target.provider} sent nothing within {provider.first_byte_timeout:g} s", "ReadTimeout"
         )
+
+    async def _check_is_stream(self, response: UpstreamResponse, provider: Provider) -> None:
+        """Some hosts say 200 and then, as one body, what went wrong."""
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in NOT_A_STREAM:
+            return
+        body = await response.read(MAX_ERROR_BYTES)
+        said = self.exchange.error_message(provider, body) or foreign_message(body)
+        if said is not None:
+            raise StreamedRejection(response.headers, body, provider.name, said)
+        raise UpstreamBroken(f"the upstream answered with {kind} instead of a stream", "RemoteProtocolError")
 
     def _note_first_byte(self, target: Target) -> None:
         session = self.session
@@ -206,6 +232,8 @@ class Pump:
             raise error
         except DialectError as error:
             raise UpstreamBroken(str(error), "DialectError") from None
+        if relay.refusal is not None and not downstream.committed:
+            raise StreamedRejection(response.headers, relay.refusal, self.target.provider, str(relay.error))
         session.ended = not session.client_gone
         if not session.client_gone:
             await downstream.finish(out)
@@ -245,12 +273,6 @@ class Pump:
             await session.downstream.refuse(*refusal.plain(self.exchange, status, message, type))
 
 
-def _check_content_type(headers: httpx.Headers, *, streaming: bool) -> None:
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if streaming and kind in NOT_A_STREAM:
-        raise UpstreamBroken(f"the upstream answered with {kind} instead of a stream", "RemoteProtocolError")
-
-
 async def _read_to_eof(response: UpstreamResponse) -> None:
     """Let the connection go back to the pool."""
     with trio.move_on_after(EOF_WAIT):
@@ -265,6 +287,8 @@ def _failure(error: UpstreamError) -> Failure:
     if isinstance(error, UpstreamRejection):
         retry_after = parse_retry_after(error.headers.get("retry-after"), now=time.time())
         return Failure("status", status=error.status, retry_after=retry_after)
+    if isinstance(error, UntranslatableRequest):
+        return Failure("untranslatable")
     return failure_of(error)
 
 

@@ -6,12 +6,15 @@ from shared.config import Provider
 from shared.errors import UpstreamError, UpstreamTimeout
 from shared.records import CancelReason
 from worker.asgi import JSON, Header
-from worker.streaming.exchange import Exchange
+from worker.dialects.error_status import status_of_error
+from worker.dialects.exchange import UPSTREAMS, Exchange
+from worker.dialects.foreign_error import foreign_message
+from worker.dialects.overflow import OPENAI_CODE, find_overflow
 
 Refusal = tuple[int, bytes, list[Header]]
 
 # Asking again can't help: the client should not.
-FINAL_STATUSES = frozenset({400, 401, 403, 404, 405, 413, 415, 422})
+FINAL_STATUSES = frozenset({400, 401, 402, 403, 404, 405, 413, 415, 422})
 PASSED_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
 PASSED_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
 
@@ -29,17 +32,37 @@ class UpstreamRejection(UpstreamError):
 
     error_type = "HTTPStatusError"
 
-    def __init__(self, status: int, headers: httpx.Headers, body: bytes, provider: str) -> None:
-        super().__init__(f"provider {provider} answered with status {status}")
+    def __init__(
+        self, status: int, headers: httpx.Headers, body: bytes, provider: str, message: str | None = None
+    ) -> None:
+        super().__init__(message or f"provider {provider} answered with status {status}")
         self.status = status
         self.headers = headers
         self.body = body
 
 
+class StreamedRejection(UpstreamRejection):
+    """The same where an error stands in the place of a stream: its response began with 200 and told `body` at once.
+
+    The status is the one that the error names, or else 502.  `message` is what it says.
+    """
+
+    error_type = "UpstreamError"
+
+    def __init__(self, headers: httpx.Headers, body: bytes, provider: str, message: str) -> None:
+        super().__init__(status_of_error(body) or 502, headers, body, provider, message)
+
+
+class UntranslatableRequest(UpstreamError):
+    """A request says what the provider's dialect has no words for; nothing was sent."""
+
+    error_type = "UntranslatableRequest"
+
+
 def of_upstream_error(exchange: Exchange, provider: Provider, error: UpstreamError) -> Refusal:
     """Status, body and headers for an upstream's failure.  Its own error passes unchanged where dialects match."""
     if not isinstance(error, UpstreamRejection):
-        status = 504 if isinstance(error, UpstreamTimeout) else 502
+        status = 400 if isinstance(error, UntranslatableRequest) else 504 if isinstance(error, UpstreamTimeout) else 502
         return plain(exchange, status, str(error), error.error_type)
     headers = [
         (name.encode("latin-1"), value.encode("latin-1"))
@@ -48,12 +71,28 @@ def of_upstream_error(exchange: Exchange, provider: Provider, error: UpstreamErr
     ]
     if "x-should-retry" not in error.headers:
         headers += _retry_headers(error.status)
-    said = exchange.error_message(error.body)
+    said = exchange.error_message(provider, error.body)
     if error.status < 400:
         return plain(exchange, 502, f"{error}: redirects are not followed; check base_url", error.error_type)
     if said is not None and exchange.passes_errors_of(provider):
         return error.status, error.body, [JSON, *headers]
-    return error.status, exchange.error_body(error.status, said or str(error)), [JSON, *headers]
+    status, body = _in_our_words(exchange, error, said)
+    return status, body, [JSON, *headers]
+
+
+def _in_our_words(exchange: Exchange, error: UpstreamRejection, said: str | None) -> tuple[int, bytes]:
+    """Status and body for a rejection that can't pass as it is.  `said`: its message, if it has one where it should."""
+    if said is None:
+        # Providers that speak one dialect may well say their errors in the other's, or in neither.
+        others = (codec.error_message(error.body) for codec in UPSTREAMS.values())
+        said = next((message for message in others if message), None) or foreign_message(error.body)
+    overflow = find_overflow(error.status, error.body, said or "")
+    if overflow is None:
+        return error.status, exchange.error_body(error.status, said or str(error))
+    message = said or str(error)
+    if exchange.dialect == "anthropic":
+        message = overflow.in_anthropic_s_words(message)
+    return 400, exchange.error_body(400, message, OPENAI_CODE)
 
 
 def plain(exchange: Exchange, status: int, message: str, code: str | None) -> Refusal:

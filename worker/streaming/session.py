@@ -15,9 +15,9 @@ import trio
 from shared.records import CancelReason, StreamStart
 
 if TYPE_CHECKING:
+    from worker.dialects.relay import Relay
     from worker.serve import Connection
     from worker.streaming.downstream import Downstream
-    from worker.streaming.exchange import Relay
     from worker.upstream.client import UpstreamResponse
 
 CANCEL_GRACE = 0.5

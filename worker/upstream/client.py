@@ -99,13 +99,15 @@ class UpstreamClient:
             return StockTransport(proxy, ssl_context=ssl_context)
         return Transport(read_size=read_size, ssl_context=ssl_context)
 
-    async def open(self, body: bytes, *, headers: Mapping[str, str] = {}) -> UpstreamResponse:
+    async def open(self, body: bytes, *, headers: Mapping[str, str] = {}, query: str = "") -> UpstreamResponse:
         """POST `body` (JSON) and return when the head of the response is there, whatever its status.
 
-        `headers` are added to the client's own; the provider's configured ones win over both.  Redirects are
-        reported, not followed.  Raises `UpstreamConnectError`, `UpstreamTimeout` (`ConnectTimeout`: there is no
-        other deadline here, silence is the caller's to bound by a cancel scope) and `UpstreamBroken`.
-        Cancelled in any phase, the socket is closed before `trio.Cancelled` leaves.
+        `headers` are added to the client's own; the provider's configured ones win over both.  `query` comes behind
+        the query of the provider's `base_url`, if that has one.  Redirects are reported, not followed.
+
+        Raises `UpstreamConnectError`, `UpstreamTimeout` (`ConnectTimeout`: there is no other deadline here, silence
+        is the caller's to bound by a cancel scope) and `UpstreamBroken`.  Cancelled in any phase, the socket is closed
+        before `trio.Cancelled` leaves.
         """
         head = self._merged(headers) if headers else self._head
         # The transport is called without an `httpx.AsyncClient` around it: building the request and sending it
@@ -113,7 +115,7 @@ class UpstreamClient:
         # and of all that a gateway wants nothing.
         request = httpx.Request(
             "POST",
-            self._url,
+            self._url if not query else _with_query(self._url, query),
             headers=[*head, (b"content-length", b"%d" % len(body))],
             stream=httpx.ByteStream(body),
             extensions=self._extensions,
@@ -157,6 +159,11 @@ class UpstreamClient:
     async def aclose(self) -> None:
         """Close every connection, also those in use: their `receive()` raises `UpstreamBroken`."""
         await self._transport.aclose()
+
+
+def _with_query(url: httpx.URL, query: str) -> httpx.URL:
+    own = url.query + b"&" if url.query else b""
+    return url.copy_with(query=own + query.encode("ascii", "replace"))
 
 
 def _mapped(error: httpx.HTTPError, host: str) -> UpstreamError:

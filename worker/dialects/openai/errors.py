@@ -5,6 +5,7 @@ import msgspec
 TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
+    402: "insufficient_quota",
     403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
@@ -17,6 +18,7 @@ TYPES = {
     502: "upstream_error",
     503: "service_unavailable_error",
     504: "timeout_error",
+    529: "overloaded_error",
 }
 
 

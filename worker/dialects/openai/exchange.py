@@ -1,39 +1,56 @@
-"""A chat completion whose client and whose upstream both speak OpenAI."""
+"""A chat completion, whatever its upstream speaks."""
+
+from typing import ClassVar
+
+from msgspec import structs
 
 from shared.config import Provider, Streaming
 from shared.records import Dialect
+from worker.dialects.codec import Reply
+from worker.dialects.exchange import Exchange
+from worker.dialects.neutral import Answer, Request
 from worker.dialects.openai import errors, request
+from worker.dialects.openai.answer import encode_answer
+from worker.dialects.openai.decode_request import decode_request
 from worker.dialects.openai.relay import BodyRelay, StreamRelay
-from worker.dialects.openai.wire import error_message
+from worker.dialects.openai.stream_encoder import OpenAIStreamEncoder
+from worker.dialects.sse import PING
 
 
-class OpenAIExchange:
-    """See `worker.streaming.exchange.Exchange`; raises `DialectError` for a bad request body."""
+class OpenAIExchange(Exchange):
+    """See `worker.dialects.exchange.Exchange`."""
 
-    dialect: Dialect = "openai"
+    dialect: ClassVar[Dialect] = "openai"
+    ping = PING
 
-    def __init__(self, body: bytes, settings: Streaming) -> None:
+    def __init__(self, body: bytes, settings: Streaming, *, id: str, now: int) -> None:
+        super().__init__(body, settings, id=id, now=now)
         self._request = request.parse_request(body)
-        self._settings = settings
         self.model = self._request.model
         self.stream = self._request.stream
         self.session = self._request.session
-        self.body_bytes = len(body)
 
-    def upstream_body(self, provider: Provider, model: str) -> bytes:
+    def pass_request(self, provider: Provider, model: str) -> bytes:
         return request.upstream_body(self._request, model, ask_usage=provider.ask_usage)
 
-    def relay(self, provider: Provider) -> StreamRelay | BodyRelay:
+    def pass_relay(self, provider: Provider) -> StreamRelay | BodyRelay:
+        model = self.renamed(provider)
         if not self.stream:
-            return BodyRelay(max_response_bytes=self._settings.max_response_bytes)
+            return BodyRelay(max_response_bytes=self._settings.max_response_bytes, model=model)
         hide_usage = provider.ask_usage and not self._request.wants_usage
-        return StreamRelay(hide_usage=hide_usage, max_event_bytes=self._settings.max_event_bytes)
+        return StreamRelay(hide_usage=hide_usage, max_event_bytes=self._settings.max_event_bytes, model=model)
 
-    def passes_errors_of(self, provider: Provider) -> bool:
-        return provider.dialect == self.dialect
+    def decode_request(self) -> Request:
+        return decode_request(self._request.fields)
 
-    def error_message(self, body: bytes) -> str | None:
-        return error_message(body)
+    def reply(self, reply: Reply) -> Reply:
+        return structs.replace(reply, wants_usage=self._request.wants_usage)
+
+    def stream_encoder(self, reply: Reply) -> OpenAIStreamEncoder:
+        return OpenAIStreamEncoder(reply)
+
+    def encode_answer(self, answer: Answer, reply: Reply) -> bytes:
+        return encode_answer(answer, reply)
 
     def error_body(self, status: int, message: str, code: str | None = None) -> bytes:
         return errors.error_body(status, message, code=code)

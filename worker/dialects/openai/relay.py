@@ -7,10 +7,17 @@
 Theory of operation: an answer is whole when the upstream says `[DONE]`, or when its body ends after each choice that
 was seen has had its `finish_reason`; the `[DONE]` is then added, as several SDKs need it and several providers forget
 it.
+
+With a `model`, the answer names it so: beside hidden usage, the one thing in it that then doesn't pass as it came.
 """
 
 from shared.errors import DialectError, UpstreamBroken
-from worker.dialects.openai.wire import BAD_JSON, Choice, Chunk, Usage, error_message, read_chunk
+from worker.dialects.foreign_error import foreign_message
+from worker.dialects.neutral import Usage
+from worker.dialects.openai.failure import flat_failure
+from worker.dialects.openai.usage import usage_in
+from worker.dialects.openai.wire import BAD_JSON, Choice, Chunk, error_message, read_chunk
+from worker.dialects.rename import Renaming
 from worker.dialects.sse import EventCutter, payloads, split_events
 from worker.dialects.tokens import TokenMeter
 
@@ -18,10 +25,11 @@ DONE = b"data: [DONE]\n\n"
 
 
 class StreamRelay:
-    """A streamed answer, event by event."""
+    """A streamed answer, event by event.  See `worker.dialects.relay.Relay`."""
 
-    def __init__(self, *, hide_usage: bool, max_event_bytes: int) -> None:
+    def __init__(self, *, hide_usage: bool, max_event_bytes: int, model: str | None = None) -> None:
         self._cutter = EventCutter(max_event_bytes)
+        self._renaming = None if model is None else Renaming(model, "model")
         self._hide_usage = hide_usage
         self._open_choices: set[object] = set()
         self._finished_choices: set[object] = set()
@@ -29,6 +37,7 @@ class StreamRelay:
         self.usage: Usage | None = None
         self.error: str | None = None
         """What the upstream's own error event said; the client has it already."""
+        self.refusal: bytes | None = None
         self.done = False
         """`[DONE]` or an error went by: nothing of interest follows."""
 
@@ -58,20 +67,29 @@ class StreamRelay:
             try:
                 chunk = read_chunk(payload)
             except BAD_JSON:
+                self.done = self.done or payload.strip() == b"[DONE]"
                 continue  # not ours to judge: the client gets it as it came
+            if chunk.error and chunk.is_error:
+                self._read_error(error_message(payload), payload)
+            elif chunk.choices is None and (failure := flat_failure(payload)) is not None:
+                self._read_error(failure.message, payload)
+            tells_usage = chunk.usage is not None or chunk.x_groq is not None
             if chunk.choices:
                 for choice in chunk.choices:
                     self._read_choice(choice)
-            usage = chunk.usage or (chunk.x_groq.usage if chunk.x_groq is not None else None)
-            if usage is not None:
-                self.usage = usage
+                    if choice.usage is not None:
+                        tells_usage = True
+            if tells_usage:
+                self.usage = usage_in(chunk) or self.usage
                 hidden = hidden or is_usage_only(chunk)
-            if chunk.error and chunk.is_error:
-                self.error = error_message(payload) or "the upstream reported an error"
-                self.done = True
         if hidden and self._hide_usage:
-            return b"".join(event for event in split_events(block) if not _is_usage_event(event))
-        return block
+            block = b"".join(event for event in split_events(block) if not _is_usage_event(event))
+        return block if self._renaming is None else self._renaming.block(block)
+
+    def _read_error(self, message: str | None, payload: bytes) -> None:
+        self.error = message or "the upstream reported an error"
+        self.refusal = None if self._open_choices else payload
+        self.done = True
 
     def _read_choice(self, choice: Choice) -> None:
         self._open_choices.add(choice.index)
@@ -87,12 +105,14 @@ class StreamRelay:
 
 
 class BodyRelay:
-    """An answer that comes as one JSON body: gathered, read, and passed on unchanged."""
+    """An answer that comes as one JSON body: gathered, read, and passed on."""
 
     error: str | None = None
+    refusal: bytes | None = None
 
-    def __init__(self, *, max_response_bytes: int) -> None:
+    def __init__(self, *, max_response_bytes: int, model: str | None = None) -> None:
         self._max = max_response_bytes
+        self._renaming = None if model is None else Renaming(model, "model")
         self._body = bytearray()
         self.meter = TokenMeter()
         self.usage: Usage | None = None
@@ -113,15 +133,15 @@ class BodyRelay:
         except BAD_JSON:
             raise UpstreamBroken("the upstream's answer is not a chat completion", "DecodingError") from None
         if not completion.choices:
-            reason = error_message(body) or "the upstream's answer holds no choices"
+            reason = error_message(body) or foreign_message(body) or "the upstream's answer holds no choices"
             raise UpstreamBroken(reason, "UpstreamError")
-        self.usage = completion.usage
+        self.usage = usage_in(completion)
         for choice in completion.choices:
             if choice.message is not None and type(choice.message.content) is str:
                 self.meter.add(choice.message.content)
             meter_extras(self.meter, choice)
         self.done = True
-        return body
+        return body if self._renaming is None else self._renaming.body(body)
 
 
 def meter_extras(meter: TokenMeter, choice: Choice) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from shared.errors import DialectError
-from worker.dialects.openai.wire import BAD_JSON
+from worker.dialects.lenient import BAD_JSON, without_lone_surrogates
 
 _object: msgspec.json.Decoder[dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw])
 # The gateway's own field; upstreams that check their input would refuse it.
@@ -57,6 +57,8 @@ def parse_request(body: bytes) -> ChatRequest:
         subject = f"`{name[0]}` is wrong" if name and name[0] else "the body is not a JSON object"
         raise DialectError(f"{subject}: {what}") from None
     except BAD_JSON as error:
+        if (mended := without_lone_surrogates(body)) != body:
+            return parse_request(mended)
         raise DialectError(f"the body is not a JSON object: {error}") from None
     if not known.model:
         raise DialectError("`model` is required: name the model as a string")

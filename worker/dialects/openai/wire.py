@@ -4,15 +4,18 @@ The leaves are `Any` on purpose: providers put odd things there (numbers for nam
 merely surprises us must still flow, and still count.
 """
 
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-# What decoding raises for bytes that are no JSON, beside `msgspec.DecodeError`: broken UTF-8, and a nest too deep.
-BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+from worker.dialects.lenient import BAD_JSON as BAD_JSON
+from worker.dialects.lenient import leniently
+
 # A record carries 64 bits; a provider that claims more tokens than that is not believed.
 Count = Annotated[int, Meta(ge=0, le=2**53)]
+# As much as people read of an error that is told inside of another.
+MAX_RAW_CHARS = 2000
 
 
 class Function(Struct):
@@ -21,6 +24,8 @@ class Function(Struct):
 
 
 class ToolCall(Struct):
+    index: int | None = None
+    id: Any = None
     function: Function | None = None
 
 
@@ -32,11 +37,14 @@ class Delta(Struct):
     tool_calls: list[ToolCall] | None = None
 
 
-class Choice(Struct):
-    index: int | None = 0
-    delta: Delta | None = None
-    message: Delta | None = None
-    finish_reason: Any = None
+class PromptDetails(Struct):
+    cached_tokens: Count | None = None
+    cache_write_tokens: Count | None = None
+    """OpenRouter's."""
+
+
+class CompletionDetails(Struct):
+    reasoning_tokens: Count | None = None
 
 
 class Usage(Struct):
@@ -44,6 +52,25 @@ class Usage(Struct):
 
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
+    cached_tokens: Count | None = None
+    """Where Kimi tells it."""
+    prompt_cache_hit_tokens: Count | None = None
+    """Where DeepSeek does."""
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+
+
+class Choice(Struct):
+    index: int | None = 0
+    delta: Delta | None = None
+    message: Delta | None = None
+    finish_reason: Any = None
+    stop_reason: Any = None
+    """vLLM: the stop sequence that was met…"""
+    matched_stop: Any = None
+    """…and SGLang; a number is a token."""
+    usage: Usage | None = None
+    """Where Kimi tells it."""
 
 
 class Groq(Struct):
@@ -61,12 +88,15 @@ class Chunk(Struct):
     @property
     def is_error(self) -> bool:
         """Whether it tells of an error; some providers send an empty one with every chunk."""
-        return bytes(self.error) not in (b"", b"null", b'""', b"{}")
+        return bytes(self.error) not in (b"", b"null", b'""', b"{}", b"false", b"0", b"[]")
 
 
 class _Error(Struct):
     message: Any = None
     type: Any = None
+    code: Any = None
+    metadata: Any = None
+    """OpenRouter: what the host behind it said, where its own message is only that there was something."""
 
 
 class _ErrorBody(Struct):
@@ -74,36 +104,14 @@ class _ErrorBody(Struct):
 
 
 _chunk_decoder: msgspec.json.Decoder[Chunk] = msgspec.json.Decoder(Chunk)
-_object_decoder: msgspec.json.Decoder[dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw])
 
 
 def read_chunk(payload: bytes) -> Chunk:
     """The chunk in `payload`; a part of it with an unexpected type counts as absent.  `BAD_JSON` if it is no object."""
     try:
         return _chunk_decoder.decode(payload)
-    except msgspec.ValidationError:
-        raw = _object_decoder.decode(payload)
-    parts: dict[str, Any] = {"error": raw.pop("error", Raw())}
-    for field in msgspec.structs.fields(Chunk):
-        if field.name in raw:
-            parts[field.name] = _fitting(msgspec.json.decode(raw[field.name]), field.type)
-    return Chunk(**parts)
-
-
-def _fitting(value: Any, kind: Any) -> Any:
-    """What of `value` is of the type `kind`, part by part; None where nothing is."""
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError:
-        pass
-    for option in get_args(kind) or (kind,):
-        if get_origin(option) is list and isinstance(value, list):
-            items = [_fitting(item, get_args(option)[0]) for item in value]
-            return [item for item in items if item is not None]
-        if isinstance(option, type) and issubclass(option, Struct) and isinstance(value, dict):
-            fields = [field for field in msgspec.structs.fields(option) if field.name in value]
-            return option(**{field.name: _fitting(value[field.name], field.type) for field in fields})
-    return None
+    except msgspec.DecodeError:
+        return leniently(payload, Chunk)
 
 
 def error_message(payload: bytes) -> str | None:
@@ -112,6 +120,8 @@ def error_message(payload: bytes) -> str | None:
         error = msgspec.json.decode(payload, type=_ErrorBody).error
     except BAD_JSON:
         return None
-    if isinstance(error, _Error):
-        return str(error.message or error.type or "unnamed error")
-    return error
+    if not isinstance(error, _Error):
+        return error
+    message = str(error.message or error.type or (f"error {error.code}" if error.code else "unnamed error"))
+    raw = error.metadata.get("raw") if isinstance(error.metadata, dict) else None
+    return f"{message}: {raw[:MAX_RAW_CHARS]}" if raw and isinstance(raw, str) else message
