@@ -4,7 +4,8 @@ It reports in JSON lines on standard output: `begin` and `end` of the measured w
 target's CPU clocks, and the result when the last response is over.  CPU time is thus that of a steady state: opened
 connections, warm pools, and in the paced scenario every stream under way.
 
-A response counts only if it is complete: status 200, every delta, `[DONE]`.  Times are monotonic nanoseconds.
+A response counts only if it is complete: status 200, every delta, and at a stream's end `[DONE]`, or of an Anthropic
+one `message_stop`.  Times are monotonic nanoseconds.
 """
 
 import argparse
@@ -19,14 +20,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from wire import MARK, STAMP_DIGITS, is_paced, request_bytes
+from wire import DIALECTS, ENDS, MARK, STAMP_DIGITS, is_paced, request_bytes
 
 HEAD_END = b"\r\n\r\n"
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 CONNECTION_CLOSE = re.compile(rb"\r\nconnection:[ \t]*close", re.IGNORECASE)
 LAST_CHUNK = b"0\r\n\r\n"
 TAIL_BYTES = 64
-"""Enough to hold `data: [DONE]` and the last chunk however they were cut."""
+"""Enough to hold a stream's last event and the last chunk however they were cut."""
 PAUSE_AFTER_ERROR = 0.1
 
 
@@ -43,7 +44,8 @@ class Load:
     port: int
     request: bytes
     expected_marks: int
-    stream: bool
+    end: bytes
+    """What a complete response ends with; b"" where the deltas say it all."""
     paced: bool
     measuring: bool = False
     stopping: bool = False
@@ -177,8 +179,8 @@ class Connection(asyncio.Protocol):
         self.waiting = False
         if self.marks != load.expected_marks:
             self.end(f"{self.marks} deltas of {load.expected_marks}: …{self.tail.decode('utf-8', 'replace')}")
-        elif load.stream and b"[DONE]" not in self.tail:
-            self.end("no [DONE]")
+        elif load.end not in self.tail:
+            self.end(f"no {load.end.decode()}")
         else:
             load.requests += 1
             self.answered += 1
@@ -260,6 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Put one load on one target and report in JSON lines.")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", required=True, help="json, burst-N, paced-N-HZ or ticked-N-HZ")
+    parser.add_argument("--dialect", choices=DIALECTS, default="openai")
     parser.add_argument("--concurrency", type=int, default=1)
     parser.add_argument("--expected-marks", type=int, required=True, help="deltas in a complete response")
     parser.add_argument("--warmup", type=float, default=0.5, metavar="SECONDS")
@@ -271,9 +274,9 @@ def main() -> None:
     stream = options.model != "json"
     load = Load(
         port=options.port,
-        request=request_bytes(f"127.0.0.1:{options.port}", options.model, stream, headers),
+        request=request_bytes(f"127.0.0.1:{options.port}", options.model, stream, headers, options.dialect),
         expected_marks=options.expected_marks,
-        stream=stream,
+        end=ENDS[options.dialect] if stream else b"",
         paced=is_paced(options.model),
     )
     gc.disable()  # a collection would show as latency

@@ -71,7 +71,11 @@ def measure(row: Row, scenario: Scenario, round_number: int, core: int | None) -
     Raises `ProcessLookupError` if a process of the row dies meanwhile, `RuntimeError` if the load generator fails.
     """
     command = [sys.executable, str(LOAD), f"--port={row.port}", f"--model={scenario.model}"]
-    command += [f"--concurrency={scenario.concurrency}", f"--expected-marks={scenario.expected_marks}"]
+    command += [
+        f"--dialect={row.dialect}",
+        f"--concurrency={scenario.concurrency}",
+        f"--expected-marks={scenario.expected_marks}",
+    ]
     command += [f"--warmup={scenario.warmup}", f"--seconds={scenario.seconds}"]
     command += [f"--header={name}:{value}" for name, value in row.headers.items()]
     meter = Meter(row.process.pid) if row.process is not None else None

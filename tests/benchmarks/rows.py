@@ -1,4 +1,4 @@
-"""The rows: nothing at all, nginx, kimi-proxy and its peers, each started in front of the mock upstream.
+"""The rows: nothing at all, nginx, kimi-proxy twice and its peers, each started in front of the mock upstream.
 
 Every starter takes a `Stage`, leaves its process to the stage's exit stack, and returns the row once it has answered a
 plain and a streamed request.  It raises `Skipped` where the program isn't installed, `NotReady` where it doesn't serve.
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from procs import Cores, start, stop
-from wire import request_bytes
+from wire import Dialect, request_bytes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEPT_ENVIRONMENT = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
@@ -56,6 +56,8 @@ class Row:
     version: str = ""
     process: "subprocess.Popen[bytes] | None" = None
     headers: dict[str, str] = field(default_factory=dict)
+    dialect: Dialect = "openai"
+    """What it is asked in."""
     peer: bool = False
 
 
@@ -107,9 +109,19 @@ http {{
 
 
 def kimi_proxy(stage: Stage) -> Row:
-    """The service as its operators run it, with one worker."""
+    """The service as its operators run it, with one worker; the client speaks what the upstream speaks."""
+    return service(stage, "kimi-proxy", "openai", installed("kimi-proxy") or "from the checkout")
+
+
+def translating(stage: Stage) -> Row:
+    """The same with an Anthropic client, so that every request, delta and answer is translated."""
+    return service(stage, "kimi-proxy, translating", "anthropic", "")
+
+
+def service(stage: Stage, name: str, dialect: Dialect, version: str) -> Row:
+    """A service of its own for clients of one dialect."""
     port = free_port()
-    folder = new_folder(stage, "kimi-proxy")
+    folder = new_folder(stage, f"kimi-proxy-{dialect}")
     (folder / "config.toml").write_text(f"""\
 [server]
 bind = ["127.0.0.1:{port}"]
@@ -133,9 +145,8 @@ provider = "mock"
         Path(folders[variable]).mkdir(mode=0o700)
     folders["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
     command = [*program, "run", "--config", str(folder / "config.toml")]
-    version = installed("kimi-proxy") or "from the checkout"
     # The checkout's first start makes its environment.
-    return serve(stage, "kimi-proxy", command, port, environment=folders, version=version, patience=180.0)
+    return serve(stage, name, command, port, environment=folders, version=version, patience=180.0, dialect=dialect)
 
 
 def litellm(stage: Stage) -> Row:
@@ -190,6 +201,7 @@ STARTERS: dict[str, Callable[[Stage], Row]] = {
     "direct": direct,
     "nginx": nginx,
     "kimi-proxy": kimi_proxy,
+    "translating": translating,
     "litellm": litellm,
     "portkey": portkey,
 }
@@ -205,6 +217,7 @@ def serve(
     headers: dict[str, str] | None = None,
     version: str = "",
     patience: float = 30.0,
+    dialect: Dialect = "openai",
     peer: bool = False,
 ) -> Row:
     """Start a row's process with a bare environment (no proxy variables, no keys) and wait until it answers."""
@@ -213,7 +226,7 @@ def serve(
     with log_path.open("wb") as log:
         process = start(command, stage.cores.target, cwd=REPOSITORY, env=bare | (environment or {}), log=log)
     stage.stack.callback(stop, process)
-    row = Row(name=name, port=port, version=version, process=process, headers=headers or {}, peer=peer)
+    row = Row(name=name, port=port, version=version, process=process, headers=headers or {}, dialect=dialect, peer=peer)
     try:
         wait_ready(row, patience)
     except NotReady as error:
@@ -242,7 +255,7 @@ def wait_ready(row: Row, patience: float) -> None:
 def ask(row: Row, model: str, stream: bool) -> None:
     """One request on a connection of its own, read to its end.  Raises `ValueError` unless the answer is 200."""
     with socket.create_connection(("127.0.0.1", row.port), timeout=10.0) as connection:
-        connection.sendall(request_bytes(f"127.0.0.1:{row.port}", model, stream, row.headers))
+        connection.sendall(request_bytes(f"127.0.0.1:{row.port}", model, stream, row.headers, row.dialect))
         response = http.client.HTTPResponse(connection, method="POST")
         response.begin()
         body = response.read()
