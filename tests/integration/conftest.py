@@ -3,9 +3,11 @@
 import queue
 import threading
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 
 import pytest
 import trio
+from fakes.anthropic_upstream import AnthropicUpstream, serve_anthropic
 from fakes.openai_upstream import OpenAIUpstream, serve_openai
 from fakes.service import Service, config_text, free_port, run_service
 
@@ -31,23 +33,43 @@ async def service(tmp_path, port, upstream) -> AsyncIterator[Service]:
         yield service
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory) -> Iterator[tuple[Service, OpenAIUpstream, int]]:
-    """Service, upstream and port for all tests of a module, which leave it as they found it.
+@dataclass(frozen=True)
+class Shared:
+    """A service with the providers `fake`, which speaks OpenAI's dialect, and `claude`, which speaks Anthropic's."""
 
-    Both live in a trio of their own, in a thread: a test only looks at them.
+    service: Service
+    port: int
+    openai: OpenAIUpstream
+    anthropic: AnthropicUpstream
+
+    def upstream(self, provider: str) -> OpenAIUpstream | AnthropicUpstream:
+        return {"fake": self.openai, "claude": self.anthropic}[provider]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, request) -> Iterator[Shared]:
+    """Service and upstreams for all tests of a module, which leave them as they found them.
+
+    They live in a trio of their own, in a thread: a test only looks at them.  A module may add to the configuration by
+    its `CONFIG`, where `ANTHROPIC_URL` stands for the base_url of the upstream that speaks Anthropic's dialect.
     """
-    ready: queue.Queue[tuple[Service, OpenAIUpstream, int]] = queue.Queue()
+    ready: queue.Queue[Shared] = queue.Queue()
     failures: list[BaseException] = []
     ended: list[tuple[trio.lowlevel.TrioToken, trio.Event]] = []
 
     async def live() -> None:
         port, end = free_port(), trio.Event()
         ended.append((trio.lowlevel.current_trio_token(), end))
-        async with serve_openai() as upstream:
-            config = config_text(port, upstream.base_url, provider={"backoff_base": 0.0})
+        async with serve_openai() as openai, serve_anthropic() as anthropic:
+            config = config_text(
+                port,
+                openai.base_url,
+                anthropic=anthropic.base_url,
+                provider={"backoff_base": 0.0},
+                more=getattr(request.module, "CONFIG", "").replace("ANTHROPIC_URL", anthropic.base_url),
+            )
             async with run_service(tmp_path_factory.mktemp("shared"), config) as service:
-                ready.put((service, upstream, port))
+                ready.put(Shared(service, port, openai, anthropic))
                 await end.wait()
 
     def run() -> None:

@@ -16,17 +16,17 @@ T = TypeVar("T")
 
 @pytest.fixture
 def service(shared):
-    return shared[0]
+    return shared.service
 
 
 @pytest.fixture
 def upstream(shared):
-    return shared[1]
+    return shared.openai
 
 
 @pytest.fixture
 def port(shared):
-    return shared[2]
+    return shared.port
 
 
 @pytest.fixture
