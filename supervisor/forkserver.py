@@ -28,6 +28,8 @@ PRELOAD_TIMEOUT = 60.0
 """What the first start may take: importing everything on a slow disk."""
 SPAWN_TIMEOUT = 20.0
 """A fork server that has not answered for this long hangs, and is killed."""
+REAP_PAUSES = (0.0, 0.02, 0.2, 1.0)
+"""A dead server's sockets are closed before it can be waited for; until then the library takes it for alive."""
 _EXIT_CODE_TIMEOUT = 0.3
 # What multiprocessing says when the server died before it could tell.
 _EXIT_CODE_UNKNOWN = 255
@@ -117,10 +119,11 @@ class ForkServer:
         """
         async with self._spawning:
             try:
-                try:
-                    return await self._spawn(start, listeners)
-                except (EOFError, ConnectionError):
-                    return await self._spawn(start, listeners)
+                for pause in REAP_PAUSES:
+                    with contextlib.suppress(EOFError, ConnectionError):
+                        return await self._spawn(start, listeners)
+                    await trio.sleep(pause)
+                return await self._spawn(start, listeners)
             except (OSError, EOFError) as error:
                 why = str(error) or type(error).__name__
                 raise StartError(f"the fork server could not start a worker: {why}") from error

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,8 @@ def test_an_interrupt_while_stopping_hurries_the_service(paths, monkeypatch, cap
     def interrupt_once(message):
         said.append(message)
         if len(said) == 1:
+            while not (paths.state / "asked_once").exists():
+                time.sleep(0.01)
             raise KeyboardInterrupt
 
     monkeypatch.setattr(background, "say", interrupt_once)

@@ -174,12 +174,16 @@ async def test_a_key_with_a_line_break_is_not_sent(upstream):
     assert "secret" not in str(caught.value)
 
 
+# The resolver has its own words for it, which differ from one moment to the next.
+NO_DESCRIPTOR = "Too many open files|Name or service not known|Device or resource busy"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_no_descriptors_left(upstream, client_for, host):
     client = client_for(upstream.base_url.replace("127.0.0.1", host))
     with (
         no_descriptors_left(),
-        pytest.raises(UpstreamConnectError, match=r"Too many open files|Name or service not known"),
+        pytest.raises(UpstreamConnectError, match=NO_DESCRIPTOR),
     ):
         await client.open(BODY)
 
