@@ -6,8 +6,8 @@ Where both sides speak the same, the dialect's own relay lets the bytes pass and
 from collections.abc import Callable
 from typing import Protocol
 
-from shared.errors import DialectError
 from worker.dialects.codec import StreamDecoder, StreamEncoder
+from worker.dialects.gathered import GatheredBody
 from worker.dialects.neutral import (
     Answer,
     Begin,
@@ -98,33 +98,18 @@ class TranslatedStream:
                 pass
 
 
-class TranslatedBody:
-    """A whole answer from one dialect to another: gathered, then translated."""
-
-    error: str | None = None
-    refusal: bytes | None = None
+class TranslatedBody(GatheredBody):
+    """A whole answer from one dialect to another."""
 
     def __init__(
         self, decode: Callable[[bytes], Answer], encode: Callable[[Answer], bytes], max_response_bytes: int
     ) -> None:
+        super().__init__(max_response_bytes=max_response_bytes)
         self._decode = decode
         self._encode = encode
-        self._max = max_response_bytes
-        self._body = bytearray()
-        self.meter = TokenMeter()
-        self.usage: Usage | None = None
-        self.done = False
 
-    def receive(self, data: bytes) -> bytes:
-        """Gathers; the client gets the body when it is whole.  `DialectError` above the bound."""
-        self._body += data
-        if len(self._body) > self._max:
-            raise DialectError(f"the upstream's answer is larger than max_response_bytes = {self._max}")
-        return b""
-
-    def receive_eof(self) -> bytes:
-        """The whole body; `UpstreamBroken` if it is no answer, `DialectError` if the client's dialect can't say it."""
-        answer = self._decode(bytes(self._body))
+    def _read(self, body: bytes) -> bytes:
+        answer = self._decode(body)
         self.usage = answer.usage
         for part in answer.parts:
             match part:
@@ -135,5 +120,4 @@ class TranslatedBody:
                     self.meter.add(arguments)
                 case _:
                     pass
-        self.done = True
         return self._encode(answer)

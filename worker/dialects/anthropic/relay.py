@@ -10,10 +10,11 @@ Theory of operation: an answer is whole when the upstream says `message_stop`, o
 With a `model`, the answer names it so: the one thing in it that then doesn't pass as it came.
 """
 
-from shared.errors import DialectError, UpstreamBroken
+from shared.errors import UpstreamBroken
 from worker.dialects.anthropic.usage import StreamedUsage, usage_of
 from worker.dialects.anthropic.wire import BAD_JSON, Block, StreamEvent, read_event, read_message
 from worker.dialects.foreign_error import foreign_message
+from worker.dialects.gathered import GatheredBody
 from worker.dialects.neutral import Usage
 from worker.dialects.rename import Renaming
 from worker.dialects.sse import EventCutter, encode_event, payloads
@@ -100,30 +101,10 @@ class StreamRelay:
                 pass
 
 
-class BodyRelay:
-    """An answer that comes as one JSON body: gathered, read, and passed on."""
+class BodyRelay(GatheredBody):
+    """A message that comes as one body, and passes."""
 
-    error: str | None = None
-    refusal: bytes | None = None
-
-    def __init__(self, *, max_response_bytes: int, model: str | None = None) -> None:
-        self._max = max_response_bytes
-        self._renaming = None if model is None else Renaming(model, "model")
-        self._body = bytearray()
-        self.meter = TokenMeter()
-        self.usage: Usage | None = None
-        self.done = False
-
-    def receive(self, data: bytes) -> bytes:
-        """Gathers; the client gets the body when it is whole.  `DialectError` above the bound."""
-        self._body += data
-        if len(self._body) > self._max:
-            raise DialectError(f"the upstream's answer is larger than max_response_bytes = {self._max}")
-        return b""
-
-    def receive_eof(self) -> bytes:
-        """The whole body; `UpstreamBroken` if it is no message."""
-        body = bytes(self._body)
+    def _read(self, body: bytes) -> bytes:
         try:
             message = read_message(body)
             told = read_event(body)
@@ -138,8 +119,7 @@ class BodyRelay:
             self.usage = usage_of(message.usage)
         for block in message.content:
             meter_block(self.meter, block)
-        self.done = True
-        return body if self._renaming is None else self._renaming.body(body)
+        return body
 
 
 def meter_block(meter: TokenMeter, block: Block) -> None:

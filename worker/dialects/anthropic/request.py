@@ -10,21 +10,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from shared.errors import DialectError
-from worker.dialects.lenient import BAD_JSON, without_lone_surrogates
-
-_object: msgspec.json.Decoder[dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw])
-# The gateway's own field; upstreams that check their input would refuse it.
-_OURS = "session_id"
-
-
-class _Known(Struct):
-    """The fields that are read here, with the types that they must have."""
-
-    model: str | None = None
-    messages: list[Raw] | None = None
-    stream: bool | None = None
-    session_id: str | None = None
+from worker.dialects.envelope import OURS, Known, read_envelope
+from worker.dialects.lenient import BAD_JSON
 
 
 class _Thinking(Struct):
@@ -39,7 +26,7 @@ class _UserId(Struct):
     session_id: str | None = None
 
 
-_known: msgspec.json.Decoder[_Known] = msgspec.json.Decoder(_Known)
+_known: msgspec.json.Decoder[Known] = msgspec.json.Decoder(Known)
 _thinking: msgspec.json.Decoder[_Thinking] = msgspec.json.Decoder(_Thinking)
 _metadata: msgspec.json.Decoder[_Metadata] = msgspec.json.Decoder(_Metadata)
 _user_id: msgspec.json.Decoder[_UserId] = msgspec.json.Decoder(_UserId)
@@ -60,26 +47,11 @@ class MessagesRequest(Struct, frozen=True):
 
 def parse_request(body: bytes) -> MessagesRequest:
     """Read a request body; `DialectError` says what is wrong with it, for the client to read."""
-    try:
-        known = _known.decode(body)
-        fields = _object.decode(body)
-    except msgspec.ValidationError as error:
-        what, _, path = str(error).partition(" - at `$.")
-        name = re.match(r"\w*", path)
-        subject = f"`{name[0]}` is wrong" if name and name[0] else "the body is not a JSON object"
-        raise DialectError(f"{subject}: {what}") from None
-    except BAD_JSON as error:
-        if (mended := without_lone_surrogates(body)) != body:
-            return parse_request(mended)
-        raise DialectError(f"the body is not a JSON object: {error}") from None
-    if not known.model:
-        raise DialectError("`model` is required: name the model as a string")
-    if known.messages is None:
-        raise DialectError("`messages` is required: a list of messages")
+    body, known, fields, model = read_envelope(body, _known)
     return MessagesRequest(
         body=body,
         fields=fields,
-        model=known.model,
+        model=model,
         stream=bool(known.stream),
         session=known.session_id or None,
         shows_thinking=_shows_thinking(fields),
@@ -88,9 +60,9 @@ def parse_request(body: bytes) -> MessagesRequest:
 
 def upstream_body(request: MessagesRequest, model: str) -> bytes:
     """The body for an upstream that calls the model `model`: the client's very bytes, if that is its name already."""
-    if model == request.model and _OURS not in request.fields:
+    if model == request.model and OURS.isdisjoint(request.fields):
         return request.body
-    fields = {name: value for name, value in request.fields.items() if name != _OURS}
+    fields = {name: value for name, value in request.fields.items() if name not in OURS}
     fields["model"] = Raw(msgspec.json.encode(model))
     return msgspec.json.encode(fields)
 

@@ -11,8 +11,9 @@ it.
 With a `model`, the answer names it so: beside hidden usage, the one thing in it that then doesn't pass as it came.
 """
 
-from shared.errors import DialectError, UpstreamBroken
+from shared.errors import UpstreamBroken
 from worker.dialects.foreign_error import foreign_message
+from worker.dialects.gathered import GatheredBody
 from worker.dialects.neutral import Usage
 from worker.dialects.openai.failure import flat_failure
 from worker.dialects.openai.usage import usage_in
@@ -104,30 +105,10 @@ class StreamRelay:
             meter_extras(self.meter, choice)
 
 
-class BodyRelay:
-    """An answer that comes as one JSON body: gathered, read, and passed on."""
+class BodyRelay(GatheredBody):
+    """A chat completion that comes as one body, and passes."""
 
-    error: str | None = None
-    refusal: bytes | None = None
-
-    def __init__(self, *, max_response_bytes: int, model: str | None = None) -> None:
-        self._max = max_response_bytes
-        self._renaming = None if model is None else Renaming(model, "model")
-        self._body = bytearray()
-        self.meter = TokenMeter()
-        self.usage: Usage | None = None
-        self.done = False
-
-    def receive(self, data: bytes) -> bytes:
-        """Gathers; the client gets the body when it is whole.  `DialectError` above the bound."""
-        self._body += data
-        if len(self._body) > self._max:
-            raise DialectError(f"the upstream's answer is larger than max_response_bytes = {self._max}")
-        return b""
-
-    def receive_eof(self) -> bytes:
-        """The whole body; `UpstreamBroken` if it is no chat completion."""
-        body = bytes(self._body)
+    def _read(self, body: bytes) -> bytes:
         try:
             completion = read_chunk(body)
         except BAD_JSON:
@@ -140,8 +121,7 @@ class BodyRelay:
             if choice.message is not None and type(choice.message.content) is str:
                 self.meter.add(choice.message.content)
             meter_extras(self.meter, choice)
-        self.done = True
-        return body if self._renaming is None else self._renaming.body(body)
+        return body
 
 
 def meter_extras(meter: TokenMeter, choice: Choice) -> None:

@@ -4,28 +4,19 @@ The body is kept as raw JSON by key, so that whatever a client says beyond `mode
 upstream byte for byte, and in its order.
 """
 
-import re
 from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
-from shared.errors import DialectError
-from worker.dialects.lenient import BAD_JSON, without_lone_surrogates
-
-_object: msgspec.json.Decoder[dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw])
-# The gateway's own field; upstreams that check their input would refuse it.
-_OURS = frozenset({"session_id"})
+from worker.dialects.envelope import OURS, Known, read_envelope
+from worker.dialects.lenient import BAD_JSON
 
 
-class _Known(Struct):
-    """The fields that are read here, with the types that they must have."""
+class _Known(Known):
+    """What is read beside what both dialects have."""
 
-    model: str | None = None
-    messages: list[Raw] | None = None
-    stream: bool | None = None
     stream_options: dict[str, Raw] | None = None
-    session_id: str | None = None
 
 
 _known: msgspec.json.Decoder[_Known] = msgspec.json.Decoder(_Known)
@@ -48,25 +39,10 @@ class ChatRequest(Struct, frozen=True):
 
 def parse_request(body: bytes) -> ChatRequest:
     """Read a request body; `DialectError` says what is wrong with it, for the client to read."""
-    try:
-        known = _known.decode(body)
-        fields = _object.decode(body)
-    except msgspec.ValidationError as error:
-        what, _, path = str(error).partition(" - at `$.")
-        name = re.match(r"\w*", path)
-        subject = f"`{name[0]}` is wrong" if name and name[0] else "the body is not a JSON object"
-        raise DialectError(f"{subject}: {what}") from None
-    except BAD_JSON as error:
-        if (mended := without_lone_surrogates(body)) != body:
-            return parse_request(mended)
-        raise DialectError(f"the body is not a JSON object: {error}") from None
-    if not known.model:
-        raise DialectError("`model` is required: name the model as a string")
-    if known.messages is None:
-        raise DialectError("`messages` is required: a list of messages")
+    _, known, fields, model = read_envelope(body, _known)
     return ChatRequest(
         fields=fields,
-        model=known.model,
+        model=model,
         stream=bool(known.stream),
         stream_options=known.stream_options or {},
         session=known.session_id or None,
@@ -75,7 +51,7 @@ def parse_request(body: bytes) -> ChatRequest:
 
 def upstream_body(request: ChatRequest, model: str, *, ask_usage: bool) -> bytes:
     """The body for an upstream that calls the model `model`; with `ask_usage` a stream reports its usage."""
-    fields = {name: value for name, value in request.fields.items() if name not in _OURS}
+    fields = {name: value for name, value in request.fields.items() if name not in OURS}
     fields["model"] = Raw(msgspec.json.encode(model))
     if ask_usage and request.stream and not request.wants_usage:
         fields["stream_options"] = Raw(msgspec.json.encode({**request.stream_options, "include_usage": True}))
