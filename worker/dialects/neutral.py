@@ -157,6 +157,15 @@ class Request(Struct, frozen=True, kw_only=True):
 
 StopReason = Literal["end", "length", "tools", "sequence", "refusal", "pause", "context"]
 """`pause`: the provider wants to be asked to go on; `context`: the context window is full."""
+CUT_SHORT: tuple[StopReason, ...] = ("length", "context")
+"""Answers that end like this may hold a call of which a part is missing."""
+
+
+def fitting_stop(stop: StopReason, *, called_tools: bool) -> StopReason:
+    """`stop` as it fits an answer with or without tool calls: not every host's word does."""
+    if stop in ("end", "tools"):
+        return "tools" if called_tools else "end"
+    return stop
 
 
 class Usage(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from worker.dialects.codec import Reply
 from worker.dialects.foreign_error import foreign_message
 from worker.dialects.lenient import BAD_JSON, leniently
 from worker.dialects.neutral import (
+    CUT_SHORT,
     Answer,
     Part,
     RedactedThinking,
@@ -24,15 +25,12 @@ from worker.dialects.neutral import (
     Thinking,
     ToolCall,
     Usage,
+    fitting_stop,
 )
 
 
 class _Whole(Message):
     stop_sequence: Any = None
-
-
-CUT: tuple[StopReason, ...] = ("length", "context")
-"""Answers that end like this may hold a call of which a part is missing."""
 
 
 def decode_answer(body: bytes) -> Answer:
@@ -43,12 +41,10 @@ def decode_answer(body: bytes) -> Answer:
         reason = told or "the upstream's answer is not a message: it has no content"
         raise UpstreamBroken(reason, "UpstreamError")
     parts = tuple(part for block in message.content for part in _decoded(block))
-    stop: StopReason = stop_reason(message.stop_reason)
-    if stop in ("end", "tools"):  # not every host has the word fit the answer
-        stop = "tools" if any(isinstance(part, ToolCall) for part in parts) else "end"
+    called_tools = any(isinstance(part, ToolCall) for part in parts)
     return Answer(
         parts=parts,
-        stop=stop,
+        stop=fitting_stop(stop_reason(message.stop_reason), called_tools=called_tools),
         stop_sequence=message.stop_sequence if isinstance(message.stop_sequence, str) else None,
         usage=Usage() if message.usage is None else usage_of(message.usage),
     )
@@ -118,7 +114,7 @@ def _blocks(parts: Iterable[Part], stop: StopReason, reply: Reply) -> Iterator[d
 def _input(name: str, arguments: str, stop: StopReason) -> Raw:
     text = object_text(arguments)
     if text is None:
-        if stop not in CUT:
+        if stop not in CUT_SHORT:
             raise DialectError(f"the upstream called the tool {name!r} with arguments that are no JSON object")
         text = "{}"
     return Raw(text.encode())

@@ -33,6 +33,7 @@ from worker.dialects.neutral import (
     ToolDelta,
     ToolStart,
     UsageTold,
+    fitting_stop,
 )
 from worker.dialects.sse import EventCutter, payloads
 
@@ -199,9 +200,7 @@ class AnthropicStreamDecoder:
         if delta is not None and delta.stop_reason and not self._stopped:
             for index in list(self._blocks):
                 self._close_block(index, out)
-            reason = stops.stop_reason(delta.stop_reason)
-            if reason in ("end", "tools"):  # not every host has the word fit the answer
-                reason = "tools" if self._calls else "end"
+            reason = fitting_stop(stops.stop_reason(delta.stop_reason), called_tools=self._calls > 0)
             out.append(Stop(reason, delta.stop_sequence if isinstance(delta.stop_sequence, str) else None))
             self._stopped = True
         if event.usage is not None:

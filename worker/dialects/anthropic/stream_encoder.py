@@ -37,6 +37,7 @@ from worker.dialects.arguments import object_text
 from worker.dialects.codec import Reply
 from worker.dialects.fragments import Fragments
 from worker.dialects.neutral import (
+    CUT_SHORT,
     Begin,
     Event,
     Failed,
@@ -49,6 +50,7 @@ from worker.dialects.neutral import (
     ToolStart,
     Usage,
     UsageTold,
+    fitting_stop,
 )
 from worker.dialects.sse import encode_event
 from worker.dialects.tokens import CHARS_PER_TOKEN
@@ -135,8 +137,8 @@ class AnthropicStreamEncoder:
         if self._stop is None:
             raise DialectError("the answer has ended, and nothing told why")
         out = [b"" if self._begun else self._begin(self._stop)]
-        stop = self._stop.reason
-        cut_short = stop in ("length", "context")
+        stop = fitting_stop(self._stop.reason, called_tools=bool(self._calls))
+        cut_short = stop in CUT_SHORT
         while self._is_calling():
             if self._open is None:
                 out.append(self._open_next())
@@ -145,10 +147,6 @@ class AnthropicStreamEncoder:
         if self._blank and self._index < 0:
             out.append(self._delta(TextDelta, self._blank))
         out.append(self._close())
-        if stop == "end" and self._calls:
-            stop = "tools"
-        elif stop == "tools" and not self._calls:
-            stop = "end"
         told = {
             "type": "message_delta",
             "delta": {

@@ -9,15 +9,12 @@ from shared.errors import DialectError, UpstreamBroken
 from worker.dialects.arguments import object_text
 from worker.dialects.codec import Reply
 from worker.dialects.foreign_error import foreign_message
-from worker.dialects.neutral import Answer, Part, StopReason, Text, Thinking, ToolCall, Usage
+from worker.dialects.neutral import CUT_SHORT, Answer, Part, StopReason, Text, Thinking, ToolCall, Usage
 from worker.dialects.openai.encode_messages import joined_text
 from worker.dialects.openai.stops import finish_reason, stop_reason
 from worker.dialects.openai.usage import usage_in, usage_object
 from worker.dialects.openai.wire import BAD_JSON, Choice, Delta, error_message, read_chunk
 from worker.dialects.openai.wire import ToolCall as WireCall
-
-CUT_SHORT: tuple[StopReason, ...] = ("length", "context")
-"""Stops that may leave arguments unfinished."""
 
 
 def decode_answer(body: bytes) -> Answer:
@@ -121,9 +118,7 @@ def encode_answer(answer: Answer, reply: Reply) -> bytes:
         message["reasoning_content"] = thought
     if calls:
         message["tool_calls"] = _wire_calls(calls, reply, cut_short=answer.stop in CUT_SHORT)
-    word = finish_reason(answer.stop)
-    if word in ("stop", "tool_calls"):  # clients run tools only when it tells of calls
-        word = "tool_calls" if calls else "stop"
+    word = finish_reason(answer.stop, called_tools=bool(calls))
     completion = {
         "id": f"chatcmpl-{reply.id}",
         "object": "chat.completion",

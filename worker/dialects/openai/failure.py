@@ -5,38 +5,13 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from worker.dialects.anthropic.errors import TYPES, WORDS
 from worker.dialects.foreign_error import foreign_message
 from worker.dialects.neutral import Failed
 from worker.dialects.openai.wire import BAD_JSON, error_message
 
-KNOWN = frozenset(
-    {
-        "api_error",
-        "authentication_error",
-        "billing_error",
-        "invalid_request_error",
-        "not_found_error",
-        "overloaded_error",
-        "permission_error",
-        "rate_limit_error",
-        "request_too_large",
-        "timeout_error",
-    }
-)
-_BY_STATUS = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    402: "billing_error",
-    403: "permission_error",
-    404: "not_found_error",
-    408: "timeout_error",
-    413: "request_too_large",
-    422: "invalid_request_error",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-    529: "overloaded_error",
-}
+# The words that both dialects know are Anthropic's; of statuses, hosts have more than it does.
+_BY_STATUS = {**TYPES, 422: "invalid_request_error", 503: "overloaded_error"}
 # Pieces of the words that hosts use; the first that fits.
 _BY_WORD = (
     ("overload", "overloaded_error"),
@@ -107,6 +82,6 @@ def _known_word(value: Any) -> str | None:
     if not isinstance(value, str):
         return None
     word = value.lower()
-    if word in KNOWN:
+    if word in WORDS:
         return word
     return next((known for piece, known in _BY_WORD if piece in word), None)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from shared.errors import UpstreamBroken
-from worker.dialects.neutral import StopReason
+from worker.dialects.neutral import StopReason, fitting_stop
 
 _MEANING: dict[str, StopReason] = {
     "stop": "end",
@@ -56,12 +56,12 @@ def stop_reason(finish_reason: Any, *, called_tools: bool) -> StopReason:
     word = told.partition(":")[0]  # Gemini: "content_filter: RECITATION"
     if word in _LOST:
         raise UpstreamBroken(f"the upstream gave up its answer: finish_reason {told!r}", "IncompleteStream")
-    reason = _MEANING.get(word, "end")
-    if called_tools and reason == "end":
-        return "tools"
-    return "end" if reason == "tools" and not called_tools else reason
+    return fitting_stop(_MEANING.get(word, "end"), called_tools=called_tools)
 
 
-def finish_reason(stop: StopReason) -> str:
-    """OpenAI's word."""
-    return _WORD[stop]
+def finish_reason(stop: StopReason, *, called_tools: bool) -> str:
+    """OpenAI's word, which has to fit the answer: clients run tools only when it tells of calls."""
+    word = _WORD[stop]
+    if word in ("stop", "tool_calls"):
+        return "tool_calls" if called_tools else "stop"
+    return word

@@ -20,13 +20,13 @@ from shared.errors import DialectError
 from worker.dialects.arguments import object_text
 from worker.dialects.codec import Reply
 from worker.dialects.neutral import (
+    CUT_SHORT,
     Begin,
     Event,
     Failed,
     Redacted,
     SignatureDelta,
     Stop,
-    StopReason,
     TextDelta,
     ThinkingDelta,
     ToolDelta,
@@ -39,9 +39,6 @@ from worker.dialects.openai.relay import DONE
 from worker.dialects.openai.stops import finish_reason
 from worker.dialects.openai.usage import usage_object
 from worker.dialects.tokens import CHARS_PER_TOKEN
-
-CUT_SHORT: tuple[StopReason, ...] = ("length", "context")
-"""Stops that may leave arguments unfinished."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -126,7 +123,12 @@ class OpenAIStreamEncoder:
         reason = self._stop.reason
         out = [self._role()]
         out += [self._end_arguments(call, cut_short=reason in CUT_SHORT) for call in self._calls.values()]
-        choice = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": self._finish_reason(reason)}
+        choice = {
+            "index": 0,
+            "delta": {},
+            "logprobs": None,
+            "finish_reason": finish_reason(reason, called_tools=bool(self._calls)),
+        }
         out += [self._chunk, _encode(choice), self._chunk_end]
         if self._reply.wants_usage:
             out += [self._chunk, b'],"usage":', _encode(usage_object(self._full_usage())), b"}\n\n"]
@@ -189,13 +191,6 @@ class OpenAIStreamEncoder:
 
     def _arguments(self, call: _Call, text: str) -> bytes:
         return call.head + _encode(text) + b"}}]" + self._delta_end
-
-    def _finish_reason(self, reason: StopReason) -> str:
-        """The dialect's word, which has to fit the answer: clients run tools only when it tells of calls."""
-        word = finish_reason(reason)
-        if word in ("stop", "tool_calls"):
-            return "tool_calls" if self._calls else "stop"
-        return word
 
     def _full_usage(self) -> Usage:
         """What was told, and estimates for what was not."""
