@@ -16,7 +16,10 @@ ends of a pipe are two descriptions, so making both non-blocking surprises nobod
 import contextlib
 import fcntl
 import itertools
+import math
 import os
+import struct
+import termios
 from collections import deque
 
 import trio
@@ -29,6 +32,9 @@ READ_BYTES = 256 * 1024
 MAX_RECEIVE_BYTES = 4 * 1024 * 1024
 # Frames in one writev; the kernel's bound (IOV_MAX) is 1024.
 WRITE_FRAMES = 128
+# So many reads may follow one another without a pause, after pauses that were longer than they had to be: a peer that
+# says little is heard at once, its second frame too, and one that says much is read at the pace of `linger`.
+PROMPT_READS = 8
 
 
 def open_pipe(capacity_bytes: int = 1024 * 1024) -> tuple[int, int]:
@@ -63,6 +69,11 @@ class FrameWriter:
     def congested(self) -> bool:
         """More than `max_pending_bytes` wait: whoever owns the writer should take on nothing new."""
         return self.pending_bytes > self._max_pending_bytes
+
+    @property
+    def unread_bytes(self) -> int:
+        """What has been sent and the reader has not read, queued or in the pipe; 0 once closed."""
+        return self.pending_bytes + _bytes_in_pipe(self._fd)
 
     def send_nowait(self, payload: bytes) -> None:
         """Send one frame without loss and without waiting.  `FrameError` if it is over the frame's bound."""
@@ -170,15 +181,21 @@ class FrameWriter:
 class FrameReader:
     """The reading end.
 
-    `linger`: seconds to wait after one read before the next, so that many small frames cost one wake-up.
+    `linger`: seconds from one read to the next, on the average, so that many small frames cost one wake-up.
     """
 
     def __init__(self, fd: int, *, linger: float = 0.0) -> None:
         os.set_blocking(fd, False)
         self._fd = fd
         self._linger = linger
-        self._next_read = 0.0
+        self._paid_until = -math.inf
+        """Where the clock would stand if each read so far had taken `linger`."""
         self._decoder = FrameDecoder()
+
+    @property
+    def unread_bytes(self) -> int:
+        """What waits in the pipe; 0 once closed."""
+        return _bytes_in_pipe(self._fd)
 
     async def receive(self) -> list[bytes]:
         """Wait for frames; at least one payload, or [] once every writer is gone (a torn last frame is left out).
@@ -188,14 +205,14 @@ class FrameReader:
         """
         self._decoder.receive(b"")  # raises if garbage followed the frames of the last call; no more need come
         if self._linger:
-            await trio.sleep_until(self._next_read)
+            await trio.sleep_until(self._paid_until - (PROMPT_READS - 1) * self._linger)
         while True:
             await trio.lowlevel.wait_readable(self._fd)
             payloads, ended = self._read(MAX_RECEIVE_BYTES)
             if payloads or ended:
                 break
         if self._linger:
-            self._next_read = trio.current_time() + self._linger
+            self._paid_until = max(self._paid_until, trio.current_time()) + self._linger
         return payloads
 
     def receive_available_nowait(self) -> list[bytes]:
@@ -230,6 +247,13 @@ class FrameReader:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             _close(fd)
+
+
+def _bytes_in_pipe(fd: int) -> int:
+    if fd < 0:
+        return 0
+    (count,) = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))
+    return int(count)
 
 
 def _close(fd: int) -> None:

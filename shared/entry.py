@@ -31,6 +31,8 @@ class WorkerStart(Struct, frozen=True, kw_only=True):
     """Provider name → key; absent where no key is sent."""
     spool: str
     """The folder for records that can't be handed over (`shared.spool`); it need not exist."""
+    database: str = ""
+    """The file of the records, which a worker only reads; it need not exist."""
 
 
 def ignore_group_signals() -> None:

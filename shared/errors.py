@@ -5,6 +5,7 @@
     ├── StartError          the service can't start: port in use, unwritable folder, another instance
     ├── ControlError        the command line could not reach the service, or was refused by it
     ├── StorageError        the database can't be read or written now
+    ├── QueryError          a question about the history is wrong: a parameter of it, or its value
     ├── FrameError          bytes on a pipe are not a frame
     ├── DialectError        bytes from a client or an upstream break their protocol
     └── UpstreamError       an upstream could not be reached, or broke off
@@ -43,6 +44,10 @@ class StorageError(KimiProxyError):
         super().__init__(message)
         self.passing = passing
         self.corrupt = corrupt
+
+
+class QueryError(KimiProxyError):
+    """A question about the history can't be understood.  The message names the parameter and what it may be."""
 
 
 class FrameError(KimiProxyError):

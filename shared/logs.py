@@ -85,9 +85,14 @@ def redact(_logger: Any, _method: str, event: structlog.typing.EventDict) -> str
     for name, value in event.items():
         if value and _is_secret_name(name):
             event[name] = "[redacted]"
-        elif isinstance(value, str) and len(value) > 12 and _SECRET_VALUE.search(value):
-            event[name] = _SECRET_VALUE.sub("[redacted]", value)
+        elif isinstance(value, str) and len(value) > 12:
+            event[name] = redacted(value)
     return event
+
+
+def redacted(text: str) -> str:
+    """A text without what looks like a key."""
+    return _SECRET_VALUE.sub("[redacted]", text)
 
 
 @lru_cache(1024)

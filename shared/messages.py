@@ -1,9 +1,12 @@
 """What travels on the two pipes of a worker: tagged structs, msgpack-encoded, one a frame (`shared.framing`).
 
-    up    worker → supervisor   Ready, Beat, StreamStarted, StreamEnded
-    down  supervisor → worker   Configure, Drain, CancelStream, Stored
+    up    worker → supervisor   Ready, Beat, StreamStarted, StreamEnded, Admit, Leave, Trouble, Listen, Ask
+    down  supervisor → worker   Configure, Drain, CancelStream, Stored, Verdict, Health, Happened, Told
 
-`StreamStarted` and `StreamEnded` are lossless; `Beat` carries progress, which may be dropped and is then counted.
+`Beat` carries progress, which may be dropped and is then counted; all others are lossless.
+
+    a stream with a session key or a limit     StreamStarted · Admit ─▶  ◀─ Verdict · … · StreamEnded
+    any other                                  StreamStarted · … · StreamEnded
 """
 
 from typing import Literal
@@ -87,8 +90,141 @@ class Stored(Struct, frozen=True, tag=True):
     count: int
 
 
-Up = Ready | Beat | StreamStarted | StreamEnded
-Down = Configure | Drain | CancelStream | Stored
+class Admit(Struct, frozen=True, tag=True):
+    """A stream asks to be let in to a provider, and waits for the `Verdict`; nothing goes upstream before.
+
+    `session`: the key whose older stream gives way; None if there is none, or it only groups.  `client` names the
+    client's key (a fingerprint) where keys are limited.
+    """
+
+    id: str
+    provider: str
+    session: str | None = None
+    client: str | None = None
+
+
+class Leave(Struct, frozen=True, tag=True):
+    """The stream does not wait for `provider` any longer, or is done with it and goes on to another."""
+
+    id: str
+    provider: str
+    unused: bool = False
+    """Nothing was sent there: it counts as never asked."""
+
+
+class LimitState(Struct, frozen=True):
+    """A rate limit as it stands behind a verdict; durations in seconds."""
+
+    name: str
+    """`provider kimi`, `key 1a2b3c4d`."""
+    limit: int
+    """Requests a minute, or at once."""
+    remaining: int
+    reset_after: float
+    """Until the limit is as good as new."""
+    retry_after: float = 0.0
+    """Until asking again makes sense; 0 for one that was let in."""
+    concurrent: bool = False
+    """`limit` counts streams at once."""
+
+
+class Verdict(Struct, frozen=True, tag=True):
+    """The answer to `Admit`.  `limit` is the tightest one that was looked at; None if none applies."""
+
+    id: str
+    provider: str
+    admitted: bool
+    limit: LimitState | None = None
+
+
+class Trouble(Struct, frozen=True, tag=True):
+    """An attempt at a provider failed; the stream may go on with another one."""
+
+    id: str
+    provider: str
+    error_type: str
+    message: str
+    retry_count: int
+    tokens_received: int
+    retried: bool
+    at: float
+    """Epoch seconds."""
+    http_status: int | None = None
+    """What the provider answered with, if the error is that (`HTTPStatusError`)."""
+
+
+class Health(Struct, frozen=True, tag=True):
+    """The providers that are not as they should be; all others are healthy.  Sent at the start and at each change."""
+
+    degraded: tuple[str, ...] = ()
+    """Asked last."""
+    open: tuple[str, ...] = ()
+    """Not asked: their circuit is open."""
+    half_open: tuple[str, ...] = ()
+    """Asked in its place by one stream of the worker for each message that says so; by others after all others."""
+
+
+class Listen(Struct, frozen=True, tag=True):
+    """Whether this worker has listeners for live events."""
+
+    wanted: bool
+
+
+class Happened(Struct, frozen=True, tag=True):
+    """Live events, each as its JSON."""
+
+    events: tuple[bytes, ...]
+    lost: int = 0
+    """How many happened before these that could not be told."""
+
+
+class Metrics(Struct, frozen=True, tag=True):
+    """All metrics, as Prometheus text."""
+
+
+class ActiveSessions(Struct, frozen=True, tag=True):
+    """The live streams of all workers."""
+
+
+class CancelSession(Struct, frozen=True, tag=True):
+    """Cancel one stream by its id, or all streams of a session key."""
+
+    id: str
+
+
+class CancelStale(Struct, frozen=True, tag=True):
+    """Cancel the streams for which nothing has come in `idle` seconds."""
+
+    idle: float = 60.0
+
+
+class Overview(Struct, frozen=True, tag=True):
+    """The service at a glance, for the dashboard: workers, providers, configuration, totals."""
+
+
+Question = Metrics | ActiveSessions | CancelSession | CancelStale | Overview
+
+
+class Ask(Struct, frozen=True, tag=True):
+    """A question whose answer only the supervisor knows; `number` is the worker's own."""
+
+    number: int
+    question: Question
+
+
+class Told(Struct, frozen=True, tag=True):
+    """The answer: a body as HTTP clients get it (text for `Metrics`, JSON for all others).
+
+    From status 400 on it is `{"message": …}`, to be said in the client's dialect.
+    """
+
+    number: int
+    status: int
+    body: bytes
+
+
+Up = Ready | Beat | StreamStarted | StreamEnded | Admit | Leave | Trouble | Listen | Ask
+Down = Configure | Drain | CancelStream | Stored | Verdict | Health | Happened | Told
 
 _encoder = msgspec.msgpack.Encoder()
 _up_decoder: msgspec.msgpack.Decoder[Up] = msgspec.msgpack.Decoder(Up)

@@ -28,6 +28,15 @@ class StreamStart(Struct, frozen=True, kw_only=True):
     dialect: Dialect
     streaming: bool
     started: float
+    client: str | None = None
+    """A fingerprint of the client's key; None where none is asked for."""
+    context_size: int | None = None
+    """How many tokens the model's context holds, where the configuration tells."""
+    prompt_estimate: int | None = None
+    """Tokens of the prompt, roughly, as the length of its request tells; images in it count for too much."""
+    output_price: float | None = None
+    """US dollars per million tokens of the answer, where the configuration tells: if the worker dies, nobody else knows
+    what they cost."""
 
 
 class Tokens(Struct, frozen=True):
@@ -55,6 +64,12 @@ class StreamRecord(Struct, frozen=True, kw_only=True):
     completion: Tokens | None = None
     counted_completion: int | None = None
     """Our own count beside the provider's, where both exist: the base of `token_accuracy`."""
+    cache_read: int | None = None
+    """Of the prompt, the tokens that the provider read from a cache…"""
+    cache_write: int | None = None
+    """…and wrote to one; None where it does not tell."""
+    cost: float | None = None
+    """US dollars, as the model's price in the configuration has it; None where it has none."""
     error_type: str | None = None
     """`failed`: `ReadError`, `TimeoutException`, `worker_died`, …  `cancelled`: the `CancelReason`."""
     http_status: int | None = None

@@ -74,7 +74,14 @@ async def _serve_client(answer: Answer, stream: trio.SocketStream) -> None:
             if request is not None:
                 reply = await answer(request)
             with trio.move_on_after(CLIENT_TIMEOUT):
-                await stream.send_all(frame(encode(reply)))
+                await stream.send_all(_framed(reply))
+
+
+def _framed(reply: Reply) -> bytes:
+    try:
+        return frame(encode(reply))
+    except FrameError as error:  # tens of thousands of live streams
+        return frame(encode(Refused(f"the answer is too long: {error}")))
 
 
 async def _receive(stream: trio.SocketStream) -> Request | None:

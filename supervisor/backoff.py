@@ -71,6 +71,11 @@ class Slots:
         """How often this slot's worker died unasked."""
         return self._restarts.get(slot, 0)
 
+    @property
+    def all_restarts(self) -> int:
+        """The same for all slots together; it never goes down."""
+        return sum(self._restarts.values())
+
     def take_ready(self, slot: int) -> None:
         """The slot's worker said `Ready`."""
         self.backoffs[slot] = became_ready(self.backoffs.get(slot, FRESH))

@@ -2,10 +2,11 @@
 
 One connection carries one request frame and one reply frame (`shared.framing`), msgpack-encoded tagged structs:
 
-    Status → StatusReply      Reload → Done | Refused      DumpStacks → Done
+    Status → StatusReply          Reload → Done | Refused      DumpStacks → Done
+    Sessions → SessionsReply      CancelSession → Cancelled    CancelStale → Cancelled
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -23,6 +24,22 @@ class DumpStacks(Struct, frozen=True, tag=True):
     """Do what SIGUSR1 does."""
 
 
+class Sessions(Struct, frozen=True, tag=True):
+    """Ask for the live streams of all workers."""
+
+
+class CancelSession(Struct, frozen=True, tag=True):
+    """Cancel one live stream by its id, or all those of a session."""
+
+    id: str
+
+
+class CancelStale(Struct, frozen=True, tag=True):
+    """Cancel the live streams for which nothing has come in `idle` seconds."""
+
+    idle: float = 60.0
+
+
 class WorkerStatus(Struct, frozen=True, kw_only=True):
     """One worker process.  Sizes in bytes, durations in seconds."""
 
@@ -38,6 +55,10 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     """How often this slot's worker died unasked."""
     lag: float = 0.0
     dropped: int = 0
+    up_pipe_bytes: int = 0
+    """Said by the worker, and not read yet by the supervisor…"""
+    down_pipe_bytes: int = 0
+    """…and the other way round, what waits for room in the pipe included."""
 
 
 class ProviderStatus(Struct, frozen=True, kw_only=True):
@@ -47,6 +68,8 @@ class ProviderStatus(Struct, frozen=True, kw_only=True):
     dialect: str
     base_url: str
     has_key: bool
+    health: Literal["healthy", "degraded", "open", "half_open"] = "healthy"
+    """`degraded`: asked last.  `open`: not asked, as its circuit is open; `half_open`: tried by few streams."""
     active: int = 0
     completed: int = 0
     cancelled: int = 0
@@ -73,6 +96,8 @@ class StorageStatus(Struct, frozen=True, kw_only=True):
     problem: str | None = None
     buffered: int = 0
     lost: int = 0
+    lag: float = 0.0
+    """Seconds that the oldest of the buffered records has waited."""
 
 
 class StatusReply(Struct, frozen=True, tag=True, kw_only=True):
@@ -91,9 +116,23 @@ class StatusReply(Struct, frozen=True, tag=True, kw_only=True):
     crash_loop: str | None
     workers_wanted: int
     workers: list[WorkerStatus]
+    restarts: int = 0
+    """How many workers died unasked since the start, in all slots."""
     providers: list[ProviderStatus]
     totals: Totals
     storage: StorageStatus
+
+
+class SessionsReply(Struct, frozen=True, tag=True):
+    """The live streams, as `GET /api/sessions/active` has them: what programs read is one thing wherever they ask."""
+
+    active: dict[str, Any]
+
+
+class Cancelled(Struct, frozen=True, tag=True):
+    """The ids of the streams that were told to end; none if nothing fitted."""
+
+    ids: list[str]
 
 
 class Done(Struct, frozen=True, tag=True):
@@ -108,8 +147,8 @@ class Refused(Struct, frozen=True, tag=True):
     message: str
 
 
-Request = Status | Reload | DumpStacks
-Reply = StatusReply | Done | Refused
+Request = Status | Reload | DumpStacks | Sessions | CancelSession | CancelStale
+Reply = StatusReply | SessionsReply | Cancelled | Done | Refused
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -15,25 +15,13 @@ from typing import Literal
 from shared.errors import StorageError
 from shared.logs import get_logger
 from shared.records import StreamRecord
+from shared.sqlite import mapped_errors as mapped_errors
 from supervisor import schema
 
 BUSY_SECONDS = 0.1
 Check = Literal["quick_check", "integrity_check"]
 
 log = get_logger()
-
-# Primary result code → the sentence, and whether waiting may help.
-_SENTENCES = {
-    sqlite3.SQLITE_FULL: ("the disk is full", True),
-    sqlite3.SQLITE_BUSY: ("another process has locked the database", True),
-    sqlite3.SQLITE_LOCKED: ("another process has locked the database", True),
-    sqlite3.SQLITE_IOERR: ("the disk refused a read or a write", True),
-    sqlite3.SQLITE_NOMEM: ("there is no memory left", True),
-    sqlite3.SQLITE_READONLY: ("the database, or its folder, is read-only for this user", False),
-    sqlite3.SQLITE_CANTOPEN: ("the database can't be opened or created: check its folder and permissions", False),
-    sqlite3.SQLITE_PERM: ("this user has no permission for the database", False),
-}
-_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 # A record with such a value is refused by any database, now and later.
 _UNSTORABLE = (OverflowError, UnicodeEncodeError, sqlite3.IntegrityError, sqlite3.DataError)
@@ -87,7 +75,7 @@ class Database:
         Returns those that no database would take.  Raises `StorageError`; nothing is written then.
         """
         refused = []
-        with _mapped_errors(), _transaction(self._connection):
+        with mapped_errors(), _transaction(self._connection):
             for record in records:
                 try:
                     self._connection.execute(schema.INSERT, schema.row(record))
@@ -97,7 +85,7 @@ class Database:
 
     def prune(self, before: float, max_rows: int) -> int:
         """Delete at most `max_rows` streams that started before the epoch second `before`; how many it were."""
-        with _mapped_errors():
+        with mapped_errors():
             return self._connection.execute(schema.DELETE_BEFORE, (before, max_rows)).rowcount
 
     def moved(self) -> bool:
@@ -115,7 +103,7 @@ def _open(path: Path, check: Check | None) -> Database:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"the folder {path.parent} can't be created: {error.strerror}") from error
-    with _mapped_errors():
+    with mapped_errors():
         # Opened by one thread and handed to another, hence no check; autocommit, as transactions are explicit here.
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
@@ -163,16 +151,6 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
             connection.execute("ROLLBACK")
         raise
-
-
-@contextlib.contextmanager
-def _mapped_errors() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        sentence, passing = _SENTENCES.get(code, ("the database can't be used", False))
-        raise StorageError(f"{sentence} ({error})", passing=passing, corrupt=code in _CORRUPT) from error
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -4,8 +4,8 @@ One loop looks at the workers, asks `plan` and `heartbeat`, acts, and sleeps unt
 worker has one task, from the request to the fork server to the last line about its end.
 """
 
+import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import assert_never
 
 import msgspec
@@ -15,12 +15,15 @@ from msgspec import Struct
 from shared.config import Config
 from shared.entry import WorkerStart
 from shared.errors import StartError
+from shared.events import WorkerRestarted
 from shared.logs import get_logger
 from shared.messages import Configure
+from shared.paths import Paths
 from supervisor import heartbeat
 from supervisor.backoff import Slots
 from supervisor.control import WorkerStatus
 from supervisor.forkserver import ForkServer, WorkerProcess
+from supervisor.hub import Hub
 from supervisor.ledger import Ledger
 from supervisor.link import Link, RecordStore
 from supervisor.listen import Listener, close_listeners
@@ -51,19 +54,23 @@ class Fleet:
         *,
         ledger: Ledger,
         store: RecordStore,
+        hub: Hub,
         supervisor_pid: int,
-        spool: Path,
+        paths: Paths,
     ) -> None:
         self._server = server
         self._ledger = ledger
         self._store = store
+        self._hub = hub
         self._supervisor_pid = supervisor_pid
-        self._spool = spool
+        self._paths = paths
         self._clock = heartbeat.AwakeClock(trio.current_time())
         self._asked_for: set[Start] = set()
         self._links: dict[int, Link] = {}
         self._tasks = 0
         self._slots = Slots()
+        self._died: dict[int, str] = {}
+        """Slot → how its worker ended, until another one is ready there."""
         self._stop_at: float | None = None
         self._removed: tuple[Listener, ...] = ()
         self.settings = settings
@@ -90,6 +97,11 @@ class Fleet:
     def crash_loop(self) -> str | None:
         """A sentence about slots that can't be filled, if there are any."""
         return self._slots.crash_loop
+
+    @property
+    def restarts(self) -> int:
+        """How many workers died unasked since the start."""
+        return self._slots.all_restarts
 
     @property
     def open_listeners(self) -> tuple[Listener, ...]:
@@ -120,6 +132,7 @@ class Fleet:
         self._removed = tuple(listener for listener in self.open_listeners if listener.socket not in keep)
         generation = self.settings.generation + (1 if roll else 0)
         self.settings = Settings(config=config, keys=keys, listeners=tuple(listeners), generation=generation)
+        self._hub.configure(config)
         for link in self._links.values():
             link.send(Configure(config, keys))
         self._slots.forgive()
@@ -242,7 +255,8 @@ class Fleet:
             supervisor_pid=self._supervisor_pid,
             config=settings.config,
             keys=settings.keys,
-            spool=str(self._spool),
+            spool=str(self._paths.spool),
+            database=str(self._paths.database),
         )
         try:
             return await self._server.spawn(birth, [listener.socket for listener in settings.listeners])
@@ -262,8 +276,9 @@ class Fleet:
             generation=start.generation,
             ledger=self._ledger,
             store=self._store,
+            hub=self._hub,
             clock=self._clock,
-            on_ready=lambda: self._take_ready(start.slot),
+            on_ready=lambda: self._take_ready(start.slot, process.pid),
         )
         self._links[link.pid] = link
         log.info("worker_start", worker=link.slot, pid=link.pid, generation=link.generation)
@@ -276,6 +291,7 @@ class Fleet:
             self._notify()
         lived = trio.current_time() - link.born
         if not link.asked_to_leave:
+            self._died[link.slot] = "it died" if link.stuck_since is None else "it was stuck"
             self._blame(link.slot, lived=lived, ready=link.was_ready)
         code = await process.exit_code()
         process.close()
@@ -288,9 +304,12 @@ class Fleet:
             asked=link.asked_to_leave,
         )
 
-    def _take_ready(self, slot: int) -> None:
+    def _take_ready(self, slot: int, pid: int) -> None:
         self.was_ready = True
         self._slots.take_ready(slot)
+        if reason := self._died.pop(slot, None):
+            event = WorkerRestarted(timestamp=time.time(), worker=slot, pid=pid, reason=reason)
+            self._hub.fanout.publish(event)
         self._notify()
 
     def _blame(self, slot: int, *, lived: float, ready: bool) -> None:

@@ -1,7 +1,7 @@
 """Which streams are open in which worker, and how many have ended how: exactly one terminal record a stream.
 
 Always true: started = active + completed + cancelled + failed.  The ledger has no clock and does no I/O; whoever feeds
-it stores the records that it returns.
+it stores the records that it returns, and hands in `now`, in the seconds of a clock that is never set.
 """
 
 from collections import OrderedDict
@@ -15,15 +15,35 @@ from supervisor.control import Totals
 # A second record of a stream can only follow its first closely (one pipe, one order; a worker's death drains its
 # pipe first), so the memory of closed ids is short; the store's primary key stands behind it.
 CLOSED_IDS = 16_384
+# A rate is measured over at least so many seconds: beats that were read together tell nothing about it.
+RATE_SECONDS = 0.5
 
 
 class ActiveStream(Struct, kw_only=True):
-    """One open stream and the last that was heard of it."""
+    """One open stream and the last that was heard of it; times are those of the ledger's `now`."""
 
     worker_pid: int
     start: StreamStart
     tokens: int = 0
     received_bytes: int = 0
+    began: float = 0.0
+    moved: float = 0.0
+    """When it was last heard to have received anything, at first its beginning."""
+    rate: float = 0.0
+    """Tokens a second, between the last two looks at it."""
+    looked: float = 0.0
+    """The last of these looks…"""
+    looked_tokens: int = 0
+    """…and what it saw."""
+
+    def progress(self, step: Progress, now: float) -> None:
+        """How far it has come."""
+        if (step.tokens, step.received_bytes) != (self.tokens, self.received_bytes):
+            self.tokens, self.received_bytes, self.moved = step.tokens, step.received_bytes, now
+        if now - self.looked >= RATE_SECONDS:
+            # An estimate may be corrected downwards, and a new attempt begins at nothing.
+            self.rate = max(step.tokens - self.looked_tokens, 0) / (now - self.looked)
+            self.looked, self.looked_tokens = now, step.tokens
 
 
 class ProviderCounts(Struct):
@@ -46,23 +66,24 @@ class Ledger:
         self._started = 0
         self._prompt_tokens = 0
         self._completion_tokens = 0
+        self._told_tokens = 0
+        self._counted_tokens = 0
 
-    def started(self, worker_pid: int, start: StreamStart) -> None:
+    def started(self, worker_pid: int, start: StreamStart, now: float = 0.0) -> None:
         """A stream was admitted by a worker.  A repeated or already closed id changes nothing."""
         streams = self._open.setdefault(worker_pid, {})
         if start.id in streams or start.id in self._closed:
             return
-        streams[start.id] = ActiveStream(worker_pid=worker_pid, start=start)
+        streams[start.id] = ActiveStream(worker_pid=worker_pid, start=start, began=now, moved=now, looked=now)
         self._started += 1
         self._counts(start.provider).active += 1
 
-    def progress(self, worker_pid: int, progress: list[Progress]) -> None:
+    def progress(self, worker_pid: int, progress: list[Progress], now: float = 0.0) -> None:
         """How far streams have come; those that are not open (they may have just ended) are passed over."""
         streams = self._open.get(worker_pid, {})
         for step in progress:
             if stream := streams.get(step.id):
-                stream.tokens = step.tokens
-                stream.received_bytes = step.received_bytes
+                stream.progress(step, now)
 
     def ended(self, worker_pid: int, record: StreamRecord) -> StreamRecord | None:
         """The record to store, or None if this stream was closed before.
@@ -84,8 +105,8 @@ class Ledger:
     def worker_died(self, worker_pid: int, now: float) -> list[StreamRecord]:
         """Close what a dead worker left open; the records to store.
 
-        `failed/worker_died`, with the tokens of the last progress heard as `partial` (0 if none was heard).  Call it
-        when the worker's pipe has been read to its end.  `now` in epoch seconds.
+        `failed/worker_died`, with the tokens of the last progress heard as `partial` (0 if none was heard), and what
+        these cost.  Call it when the worker's pipe has been read to its end.  `now` in epoch seconds.
         """
         records = [
             StreamRecord(
@@ -95,6 +116,7 @@ class Ledger:
                 status="failed",
                 duration=max(0.0, now - stream.start.started),
                 completion=Tokens(stream.tokens, "partial"),
+                cost=_cost(stream),
                 error_type="worker_died",
             )
             for stream in self._open.get(worker_pid, {}).values()
@@ -110,11 +132,23 @@ class Ledger:
             return list(self._open.get(worker_pid, {}).values())
         return [stream for streams in self._open.values() for stream in streams.values()]
 
+    def find(self, id: str) -> ActiveStream | None:
+        """An open stream by its id; None if there is none."""
+        return next((stream for streams in self._open.values() if (stream := streams.get(id))), None)
+
     def active_count(self, worker_pid: int | None = None) -> int:
         """How many streams are open in one worker, or in all."""
         if worker_pid is not None:
             return len(self._open.get(worker_pid, {}))
         return sum(len(streams) for streams in self._open.values())
+
+    @property
+    def token_accuracy(self) -> float | None:
+        """Our own count of completion tokens in relation to the provider's, over all streams that have both.
+
+        None as long as there is none.
+        """
+        return self._counted_tokens / self._told_tokens if self._told_tokens else None
 
     def totals(self) -> Totals:
         """The sums over all providers."""
@@ -148,3 +182,12 @@ class Ledger:
                 counts.last_error = record.error_type
         self._prompt_tokens += record.prompt.count if record.prompt else 0
         self._completion_tokens += record.completion.count if record.completion else 0
+        if record.completion and record.completion.source == "provider" and record.counted_completion is not None:
+            self._told_tokens += record.completion.count
+            self._counted_tokens += record.counted_completion
+
+
+def _cost(stream: ActiveStream) -> float | None:
+    """Of what has been heard of the answer; what the prompt cost, nobody knows any more."""
+    price = stream.start.output_price
+    return None if price is None else stream.tokens * price / 1_000_000

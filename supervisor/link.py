@@ -29,7 +29,7 @@ from supervisor.ledger import Ledger
 from supervisor.plan import DrainMode, State, WorkerView
 
 LINGER = 0.005
-"""Wait this long between two reads of a pipe: many small frames cost one wake-up."""
+"""Between two reads of a pipe, on the average: under load many small frames cost one wake-up."""
 READ_OUT = 0.2
 """After a worker's death its pipe ends at once, unless a child of its own holds it; then it is read for this long."""
 
@@ -48,6 +48,16 @@ class RecordStore(Protocol):
     def put_nowait(self, record: StreamRecord) -> None: ...
 
 
+class Hub(Protocol):
+    """What hears everything that workers say (`supervisor.hub.Hub`), after the ledger has."""
+
+    def joined(self, peer: "Link") -> None: ...
+
+    def take(self, peer: "Link", message: Up) -> None: ...
+
+    def left(self, peer: "Link", records: list[StreamRecord]) -> None: ...
+
+
 class Link:
     """A worker from its start to its end; `run` is its one task, everything else are plain calls.
 
@@ -62,12 +72,14 @@ class Link:
         generation: int,
         ledger: Ledger,
         store: RecordStore,
+        hub: Hub,
         clock: AwakeClock,
         on_ready: Callable[[], None],
     ) -> None:
         self._process = process
         self._ledger = ledger
         self._store = store
+        self._hub = hub
         self._clock = clock
         self._on_ready = on_ready
         self._reader = FrameReader(process.up_fd, linger=LINGER)
@@ -96,6 +108,11 @@ class Link:
         """It was told to drain: its death is none of the slot's troubles."""
         return self._drain_mode is not None
 
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait for its pipe to have room."""
+        return self._writer.pending_bytes
+
     def view(self) -> WorkerView:
         """What the plan needs to know."""
         return WorkerView(
@@ -123,6 +140,8 @@ class Link:
             restarts=restarts,
             lag=beat.lag,
             dropped=beat.dropped,
+            up_pipe_bytes=self._reader.unread_bytes,
+            down_pipe_bytes=self._writer.unread_bytes,
         )
 
     def send(self, message: Down) -> None:
@@ -169,6 +188,8 @@ class Link:
 
         Cancellation closes them too, which tells a living worker that its supervisor is gone.
         """
+        self._hub.joined(self)
+        records: list[StreamRecord] = []
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._writer.run)
@@ -178,9 +199,11 @@ class Link:
                     await self._read_to_end.wait()
                 nursery.cancel_scope.cancel()
             self._read_available()
-            for record in self._ledger.worker_died(self.pid, time.time()):
+            records = self._ledger.worker_died(self.pid, time.time())
+            for record in records:
                 self._store.put_nowait(record)
         finally:
+            self._hub.left(self, records)
             self._reader.close()
             self._writer.close()
 
@@ -214,16 +237,22 @@ class Link:
         match message:
             case Beat(progress=progress):
                 self._beat = message
-                self._ledger.progress(self.pid, progress)
+                self._ledger.progress(self.pid, progress, trio.current_time())
                 self._acknowledge()
             case StreamStarted(start):
-                self._ledger.started(self.pid, start)
+                self._ledger.started(self.pid, start, trio.current_time())
             case StreamEnded(record):
-                if (kept := self._ledger.ended(self.pid, record)) is not None:
+                kept = self._ledger.ended(self.pid, record)
+                if kept is not None:
                     self._store.put_nowait(kept)
                 self._note_ended()
+                if kept is None:
+                    return  # it was told before
             case Ready():
                 self._take_ready()
+            case _:
+                pass
+        self._hub.take(self, message)
 
     def _note_ended(self) -> None:
         """Remember when this record is safe.  One that the ledger had already was put before, so it is so by then."""

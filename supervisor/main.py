@@ -22,9 +22,24 @@ from shared.logs import get_logger
 from shared.paths import Paths, prepare, resolve_paths
 from supervisor.admin import close_admin_socket, open_admin_socket, serve_admin
 from supervisor.announce import Announcer
-from supervisor.control import Done, DumpStacks, Refused, Reload, Reply, Request, Status
+from supervisor.answers import Answers
+from supervisor.control import (
+    Cancelled,
+    CancelSession,
+    CancelStale,
+    Done,
+    DumpStacks,
+    Refused,
+    Reload,
+    Reply,
+    Request,
+    Sessions,
+    SessionsReply,
+    Status,
+)
 from supervisor.fleet import Fleet, Settings
 from supervisor.forkserver import ForkServer
+from supervisor.hub import Hub
 from supervisor.instance import InstanceLock
 from supervisor.ledger import Ledger
 from supervisor.listen import close_listeners, open_listeners, refuse_exposed
@@ -99,10 +114,21 @@ async def _serve(
 ) -> str | None:
     """Run all tasks until the fleet has ended; why it gave up, or None if it was stopped."""
     ledger = Ledger()
-    fleet = Fleet(fork_server, settings, ledger=ledger, store=store, supervisor_pid=os.getpid(), spool=paths.spool)
-    reloader = Reloader(fleet, option=config_option, env=os.environ, store=store)
+    hub = Hub(settings.config, ledger)
+    fleet = Fleet(fork_server, settings, ledger=ledger, store=store, hub=hub, supervisor_pid=os.getpid(), paths=paths)
+    reloader = Reloader(fleet, option=config_option, env=os.environ, store=store, publish=hub.fanout.publish)
     reloads = Reloads(reloader.reload)
-    state = ServiceState(fleet=fleet, reloads=reloads, reloader=reloader, ledger=ledger, store=store)
+    state = ServiceState(fleet=fleet, reloads=reloads, reloader=reloader, ledger=ledger, store=store, hub=hub)
+    answers = Answers(
+        ledger,
+        config=lambda: fleet.settings.config,
+        status=state.reply,
+        health=hub.health.snapshot,
+        waiting=lambda: hub.admission.waiting,
+        metrics=hub.metrics.render,
+        recent=hub.metrics.recent.minutes,
+        cancel=hub.cancel,
+    )
     interval = watchdog_interval(os.environ, os.getpid())
     announcer = Announcer(notifier, fleet, state, watchdog_interval=interval)
     reloads.around(announcer.reload_begins, announcer.reload_ends)
@@ -126,6 +152,12 @@ async def _serve(
             case DumpStacks():
                 stackdump.dump()
                 return Done(f"the supervisor and {fleet.dump_stacks()} workers wrote their stacks")
+            case Sessions():
+                return SessionsReply(msgspec.to_builtins(answers.active_sessions()))
+            case CancelSession(id):
+                return Cancelled(answers.cancel_session(id))
+            case CancelStale(idle):
+                return Cancelled(answers.cancel_stale(idle))
             case _:
                 assert_never(request)
 
@@ -136,6 +168,7 @@ async def _serve(
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(obey, early, on_reload=reloads.request_nowait, on_stop=stop))
         await nursery.start(serve_admin, admin_socket, answer)
+        nursery.start_soon(hub.run, answers)
         nursery.start_soon(reloads.run)
         nursery.start_soon(SpoolImporter(paths.spool, store).run)
         nursery.start_soon(announcer.run)

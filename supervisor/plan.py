@@ -27,9 +27,6 @@ KILL_GRACE = 0.5 + 3.0 + 1.0 + 0.5
 """After a drain's deadline: the cancel grace of the streams, time for the token counts of their records, for these to
 reach the database, and some room."""
 
-SAME_TIME = 0.05
-"""A drain begins a moment after it was decided, so its deadline is that much later than what was meant."""
-
 State = Literal["starting", "serving", "draining", "stuck"]
 DrainMode = Literal["retire", "shutdown"]
 
@@ -114,7 +111,7 @@ def _stops(workers: Sequence[WorkerView], stop_at: float) -> list[Drain]:
         for worker in workers
         if worker.pid is not None
         and not worker.killed
-        and (worker.drain_mode != "shutdown" or worker.drain_deadline > stop_at + SAME_TIME)
+        and (worker.drain_mode != "shutdown" or worker.drain_deadline > stop_at)
     ]
 
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 from shared import logs
 from shared.config.locate import Loaded, load_config
 from shared.errors import ConfigError, StartError
+from shared.events import ConfigReloaded
 from shared.keys import resolve_keys
 from shared.logs import get_logger
 from supervisor.changes import compare, describe
@@ -95,11 +96,21 @@ class Request:
 class Reloader:
     """Applies a configuration to the fleet, and to the supervisor itself."""
 
-    def __init__(self, fleet: Fleet, *, option: str | None, env: Mapping[str, str], store: Store) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        option: str | None,
+        env: Mapping[str, str],
+        store: Store,
+        publish: Callable[[ConfigReloaded], None],
+    ) -> None:
+        """`publish` tells listeners how each reload went."""
         self._fleet = fleet
         self._option = option
         self._env = env
         self._store = store
+        self._publish = publish
         self.loaded = time.time()
         """Epoch seconds of the last configuration that was applied."""
         self.error: str | None = None
@@ -118,6 +129,9 @@ class Reloader:
         else:
             self.error = outcome.message
             log.error("reload_failed", error=outcome.message, action="the configuration before it stays in force")
+        told = {"message": outcome.message} if outcome.applied else {"error": outcome.message}
+        source = self._fleet.settings.config.source
+        self._publish(ConfigReloaded(timestamp=time.time(), source=source, ok=outcome.applied, **told))
         return outcome
 
     async def _reload(self) -> Outcome:

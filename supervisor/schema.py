@@ -5,6 +5,7 @@
 
 from typing import Any
 
+from shared.history.columns import COLUMNS as COLUMNS
 from shared.records import StreamRecord
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -39,34 +40,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX streams_started ON streams (started)",
         "CREATE INDEX streams_provider ON streams (provider, started)",
     ),
+    (
+        "ALTER TABLE streams ADD COLUMN cache_read INTEGER",  # of the prompt's tokens
+        "ALTER TABLE streams ADD COLUMN cache_write INTEGER",
+        "ALTER TABLE streams ADD COLUMN cost REAL",  # US dollars
+        "ALTER TABLE streams ADD COLUMN client TEXT",
+        "ALTER TABLE streams ADD COLUMN groups_only INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE streams ADD COLUMN context_size INTEGER",
+        "CREATE INDEX streams_session ON streams (session, started) WHERE session IS NOT NULL",
+    ),
 )
 VERSION = len(MIGRATIONS)
-
-COLUMNS = (
-    "id",
-    "trace",
-    "session",
-    "worker",
-    "provider",
-    "upstream_model",
-    "model",
-    "asked_provider",
-    "dialect",
-    "streaming",
-    "started",
-    "first_byte",
-    "duration",
-    "prompt_tokens",
-    "prompt_source",
-    "completion_tokens",
-    "completion_source",
-    "counted_completion",
-    "status",
-    "error_type",
-    "http_status",
-    "retries",
-    "cancel_latency",
-)
 
 # A batch whose commit was lost on the way back is written again, and a stream still has one row.
 INSERT = (
@@ -104,4 +88,10 @@ def row(record: StreamRecord) -> tuple[Any, ...]:
         record.http_status,
         record.retries,
         record.cancel_latency,
+        record.cache_read,
+        record.cache_write,
+        record.cost,
+        start.client,
+        start.groups_only,
+        start.context_size,
     )

@@ -9,6 +9,8 @@ from shared import VERSION
 from shared.config import Config
 from supervisor.control import ProviderStatus, StatusReply
 from supervisor.fleet import Fleet
+from supervisor.health import HEALTHY, ProviderHealth
+from supervisor.hub import Hub
 from supervisor.ledger import Ledger, ProviderCounts
 from supervisor.reload import Reloader, Reloads
 from supervisor.store import Store
@@ -19,12 +21,15 @@ Phase = Literal["starting", "running", "reloading", "draining"]
 class ServiceState:
     """Puts together what the parts know; holds nothing but the time of the start."""
 
-    def __init__(self, *, fleet: Fleet, reloads: Reloads, reloader: Reloader, ledger: Ledger, store: Store) -> None:
+    def __init__(
+        self, *, fleet: Fleet, reloads: Reloads, reloader: Reloader, ledger: Ledger, store: Store, hub: Hub
+    ) -> None:
         self._fleet = fleet
         self._reloads = reloads
         self._reloader = reloader
         self._ledger = ledger
         self._store = store
+        self._hub = hub
         self._started = trio.current_time()
 
     @property
@@ -73,13 +78,18 @@ class ServiceState:
             crash_loop=fleet.crash_loop,
             workers_wanted=config.server.workers,
             workers=fleet.statuses(),
-            providers=_providers(config, fleet.settings.keys, self._ledger.provider_counts()),
+            restarts=fleet.restarts,
+            providers=_providers(
+                config, fleet.settings.keys, self._ledger.provider_counts(), self._hub.health.snapshot()
+            ),
             totals=self._ledger.totals(),
             storage=self._store.status(),
         )
 
 
-def _providers(config: Config, keys: dict[str, str], counts: dict[str, ProviderCounts]) -> list[ProviderStatus]:
+def _providers(
+    config: Config, keys: dict[str, str], counts: dict[str, ProviderCounts], board: dict[str, ProviderHealth]
+) -> list[ProviderStatus]:
     """The configured ones, in the order of the file."""
     none = ProviderCounts()
     statuses = []
@@ -91,6 +101,7 @@ def _providers(config: Config, keys: dict[str, str], counts: dict[str, ProviderC
                 dialect=provider.dialect,
                 base_url=provider.base_url,
                 has_key=name in keys,
+                health=board.get(name, HEALTHY).state,
                 active=seen.active,
                 completed=seen.completed,
                 cancelled=seen.cancelled,

@@ -35,29 +35,31 @@ log = get_logger()
 
 
 class Store:
-    """See the module.  `settings` may be replaced at any time; `now` gives epoch seconds."""
+    """See the module.  `now` gives epoch seconds."""
 
     def __init__(self, path: Path, settings: Storage, now: Callable[[], float] = time.time) -> None:
-        self.settings = settings
         self.taken = 0
         """How many records have been put so far, lost ones not included."""
         self.stored = 0
         """How many of them are committed, or refused for good; to be read from any thread."""
         self._path = path
+        self._settings = settings
         self._now = now
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         # The condition guards what follows; it is never held during I/O, so the event loop never waits for the disk.
         self._changed = threading.Condition()
         self._buffer: deque[StreamRecord] = deque()
+        self._put_at: deque[float] = deque()
+        """When each of the buffer's records was put, by the monotonic clock."""
         self._problem: str | None = None
         self._lost = 0
         self._loss_noted = False
         self._close_at: float | None = None
+        self._next_prune = 0.0
         # Only the thread touches these, once it runs.
         self._database: database.Database | None = None
         self._check: database.Check | None = None
         self._problem_since = 0.0
-        self._next_prune = 0.0
 
     def open(self) -> None:
         """Check, create or upgrade the database and start the thread; blocking, to be called before `trio.run`.
@@ -74,6 +76,18 @@ class Store:
             self._note_problem(error)
         self._thread.start()
 
+    @property
+    def settings(self) -> Storage:
+        """May be replaced at any time; what is too old now goes at once."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: Storage) -> None:
+        with self._changed:
+            self._settings = settings
+            self._next_prune = 0.0
+            self._changed.notify()
+
     def put_nowait(self, record: StreamRecord) -> None:
         """Take a record; never waits for the disk.
 
@@ -82,6 +96,7 @@ class Store:
         with self._changed:
             if self._close_at is None and len(self._buffer) < self.settings.max_buffered_records:
                 self._buffer.append(record)
+                self._put_at.append(time.monotonic())
                 self.taken += 1
                 # Wake the thread for the first of a batch and for a full batch, not for each record between.
                 if len(self._buffer) in (1, BATCH_RECORDS):
@@ -96,7 +111,11 @@ class Store:
         """How it is going, for `kimi-proxy status`."""
         with self._changed:
             return StorageStatus(
-                path=str(self._path), problem=self._problem, buffered=len(self._buffer), lost=self._lost
+                path=str(self._path),
+                problem=self._problem,
+                buffered=len(self._buffer),
+                lost=self._lost,
+                lag=time.monotonic() - self._put_at[0] if self._put_at else 0.0,
             )
 
     def close(self, timeout: float) -> bool:
@@ -113,6 +132,7 @@ class Store:
         with self._changed:
             left = len(self._buffer)
             self._buffer.clear()
+            self._put_at.clear()
             self._lost += left
         if left:
             log.error("storage_records_lost", path=str(self._path), count=left, problem=self._problem)
@@ -155,7 +175,7 @@ class Store:
         return self._close_at is not None
 
     def _is_busy(self) -> bool:
-        return bool(self._buffer) or self._is_closing()
+        return bool(self._buffer) or self._is_closing() or time.monotonic() >= self._next_prune
 
     def _is_urgent(self) -> bool:
         return len(self._buffer) >= BATCH_RECORDS or self._is_closing()
@@ -176,14 +196,18 @@ class Store:
                 return
             self._forget(batch, refused)
         if time.monotonic() >= self._next_prune:
-            before = self._now() - self.settings.keep_days * DAY_SECONDS
-            if self._database.prune(before, PRUNE_ROWS) < PRUNE_ROWS:
-                self._next_prune = time.monotonic() + PRUNE_SECONDS
+            settings = self._settings
+            before = self._now() - settings.keep_days * DAY_SECONDS
+            done = self._database.prune(before, PRUNE_ROWS) < PRUNE_ROWS
+            with self._changed:
+                if done and settings is self._settings:  # else new ones came meanwhile
+                    self._next_prune = time.monotonic() + PRUNE_SECONDS
 
     def _forget(self, batch: list[StreamRecord], refused: list[StreamRecord]) -> None:
         with self._changed:
             for _ in range(min(len(batch), len(self._buffer))):  # `close` may have given up on them meanwhile
                 self._buffer.popleft()
+                self._put_at.popleft()
                 self.stored += 1
             self._lost += len(refused)
             if not self._buffer:

@@ -17,19 +17,27 @@ MAX_LINES = 400
 PURE = (
     "shared.config",
     "shared.errors",
+    "shared.events",
     "shared.framing",
+    "shared.history",
     "shared.messages",
     "shared.records",
     "supervisor.backoff",
+    "supervisor.cli.layout",
     "supervisor.control",
+    "supervisor.exposition",
+    "supervisor.gauges",
     "supervisor.health",
     "supervisor.heartbeat",
+    "supervisor.metrics",
     "supervisor.plan",
     "supervisor.ratelimit",
+    "supervisor.recent",
     "supervisor.registry",
     "supervisor.schema",
     "worker.auth",
     "worker.cors",
+    "worker.cost",
     "worker.dialects",
     "worker.upstream.policy",
 )
@@ -40,6 +48,7 @@ IMPURE = {
 }  # fmt: skip
 # What stands in a pure package and yet is none, with the reason.
 EXCEPTIONS = {
+    "shared.history.reader": "reads the database",
     "shared.config.locate": "finds and reads the configuration file",
 }
 # Modules of the standard library that a pure module may use for what touches no system.

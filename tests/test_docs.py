@@ -5,6 +5,7 @@ import re
 import sqlite3
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -12,9 +13,13 @@ from typing import Any, Union, get_args, get_origin
 import pytest
 from msgspec import Struct, structs
 
-from shared.config import Config, Model, Price, Provider, Translation, default_config, parse_config
+from shared import events
+from shared.config import Config, Model, Price, Provider, RateLimit, Translation, default_config, parse_config
 from shared.config.presets import PRESETS
 from shared.config.schema import File
+from shared.history import parameters
+from shared.history.queries import SUMS
+from shared.records import Dialect, Status
 from supervisor import schema as database
 from supervisor.changes import BOUND_AT_BIRTH
 from supervisor.cli import main
@@ -26,6 +31,7 @@ from worker.models import resolve
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
+HISTORY = (ROOT / "docs/history.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
 README = (ROOT / "README.md").read_text()
 
@@ -111,22 +117,29 @@ def defaults() -> dict[str, Any]:
     """Section → an object whose attributes are the defaults."""
     config = Config()
     provider = Provider(name="any")
-    limit = parse_config("[rate_limiting]\nenabled = true").config.providers["echo"].rate_limit
     return {
         "server": config.server,
         "auth": config.auth,
         "cors": config.cors,
         "proxy.retry": provider,
-        "rate_limiting": limit,
+        "rate_limiting": config.rate_limiting,
         "providers.<name>": provider,
         "providers.<name>.translation": provider.translation,
         "models.<name>": Model(name="any", provider="any"),
         "models.<name>.price": Price(),
+        "health": config.health,
         "sessions": config.sessions,
         "logging": config.logging,
         "storage": config.storage,
         "agent": config.agent,
     }
+
+
+def limited() -> RateLimit:
+    """A limit that has only its defaults."""
+    limit = parse_config("[rate_limiting]\nenabled = true").config.providers["echo"].rate_limit
+    assert limit is not None
+    return limit
 
 
 def default_of(section: str, key: str) -> Any:
@@ -141,6 +154,8 @@ def default_of(section: str, key: str) -> Any:
             return provider.max_retries
         case "proxy.streaming", "chunk_timeout":
             return provider.chunk_timeout
+        case "rate_limiting" | "rate_limiting.per_key", "requests_per_minute" | "burst_size":
+            return getattr(limited(), key)
         case "proxy.streaming", _:
             return getattr(Config().streaming, key)
     return getattr(defaults()[section], key)
@@ -201,7 +216,9 @@ def test_the_table_of_models():
     (example,) = blocks(section, "toml")
     config = parse_config(example, None, ENV).config
     said = {code(asked)[0]: code(target)[0] for asked, target, _ in rows(section)}
-    assert said == {asked: "/".join(structs.astuple(resolve(config, asked)[0])) for asked in said}
+    assert said == {
+        asked: f"{target.provider}/{target.model}" for asked in said for target in resolve(config, asked)[:1]
+    }
 
 
 def toml_examples() -> list[tuple[str, str]]:
@@ -288,6 +305,20 @@ def test_the_events_of_the_log():
     assert {code(row[0])[0] for row in said} == logged_events()
 
 
+def test_the_live_events():
+    """Each has a section with the fields that it has beside `type` and `timestamp`."""
+    said = {
+        title: {name for row in rows(body) if len(row) == 3 for name in code(row[0])}
+        for title, body in sections((ROOT / "docs/events.md").read_text(), 3).items()
+    }
+    there_are = {
+        events.type_of(kind): {field.encode_name for field in structs.fields(kind)} - {"timestamp"}
+        for kind in events.ALL
+    }
+    moving = {field.encode_name for field in structs.fields(events.Moving)}
+    assert said == {**there_are, "progress": there_are["progress"] | {f"streams[].{name}" for name in moving}}
+
+
 def test_the_columns_of_the_database():
     said = [code(row[0])[0] for row in rows(sections(OPERATIONS)["The database"])]
     assert tuple(said) == database.COLUMNS
@@ -306,6 +337,25 @@ def test_the_queries_run():
             connection.execute(query)
     finally:
         connection.close()
+
+
+def test_the_parameters_of_the_history():
+    said = {name: row[1] for row in rows(sections(HISTORY)["Parameters"]) for name in code(row[0])}
+    takes = {"streams": parameters.LISTING, "stats": parameters.GROUPING, "export": parameters.EXPORT}
+    known = {name: [route for route, names in takes.items() if name in names] for name in chain(*takes.values())}
+    assert said == {name: "all" if name in parameters.FILTERS else ", ".join(routes) for name, routes in known.items()}
+
+
+def test_the_values_of_the_history_s_parameters():
+    said = {code(row[0])[0]: code(row[2]) for row in rows(sections(HISTORY)["Parameters"])}
+    assert set(get_args(parameters.Property)) | set(get_args(parameters.Period)) == {*said["by"]} - {"limit"}
+    assert said["status"] == list(get_args(Status))
+    assert said["dialect"] == list(get_args(Dialect))
+    assert said["format"] == list(get_args(parameters.Format))
+
+
+def test_the_sums_of_the_history():
+    assert [name for row in rows(sections(HISTORY)["Sums"]) for name in code(row[0])] == list(SUMS)
 
 
 # Links

@@ -9,11 +9,22 @@ from msgspec import Struct
 from shared.logs import get_logger
 from shared.records import Dialect
 from worker import cors
-from worker.asgi import JSON, ClientGone, HttpError, Receive, Request, Send
+from worker.asgi import JSON, ClientGone, HttpError, Receive, Request, Send, WebSocket
 from worker.auth import is_loopback_host
 from worker.dialects.anthropic import errors as anthropic_errors
 from worker.dialects.openai import errors as openai_errors
-from worker.endpoints import anthropic, count_tokens, health, models, openai, root
+from worker.endpoints import (
+    anthropic,
+    count_tokens,
+    events,
+    health,
+    history,
+    metrics,
+    models,
+    openai,
+    root,
+    sessions,
+)
 from worker.gateway import Gateway
 from worker.streaming.refusal import FINAL_STATUSES
 
@@ -28,10 +39,14 @@ class Route(Struct, frozen=True):
     dialect: Dialect | None = None
     """None: the caller's own, as his headers tell."""
     needs_key: bool = True
+    websocket: bool = False
+    """Also answers to WebSockets."""
 
 
 GET = frozenset({"GET", "HEAD"})
+GET_ONLY = frozenset({"GET"})
 POST = frozenset({"POST"})
+DELETE = frozenset({"DELETE"})
 
 ROUTES: dict[str, Route] = {
     "/v1/chat/completions": Route(POST, openai.chat_completions, "openai"),
@@ -47,6 +62,17 @@ ROUTES: dict[str, Route] = {
     "/health": Route(GET, health.live, needs_key=False),
     "/health/live": Route(GET, health.live, needs_key=False),
     "/health/ready": Route(GET, health.ready, needs_key=False),
+    "/metrics": Route(GET, metrics.metrics),
+    "/api/status": Route(GET, sessions.overview),
+    "/api/sessions/active": Route(GET, sessions.active),
+    "/api/sessions/stale": Route(DELETE, sessions.cancel_stale),
+    "/api/sessions/": Route(DELETE, sessions.cancel),
+    "/api/streams": Route(GET, history.list_streams),
+    "/api/streams/": Route(GET, history.get_stream),
+    "/api/stats": Route(GET, history.get_stats),
+    "/api/providers": Route(GET, history.list_providers),
+    "/api/export": Route(GET, history.export),
+    "/ws": Route(GET_ONLY, events.listen, websocket=True),
     "/": Route(GET, root.probe, needs_key=False),
 }
 PREFIXES = tuple(path for path in ROUTES if path.endswith("/") and path != "/")
@@ -61,11 +87,8 @@ class App:
         self._gateway = gateway
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request.  WebSockets are refused: no route speaks it."""
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
-            return
-        request = Request(scope, receive, send)
+        """Answer one request, or serve one WebSocket."""
+        request = (WebSocket if scope["type"] == "websocket" else Request)(scope, receive, send)
         route = find_route(request.path)
         self._prepare(request, route)
         try:
@@ -95,6 +118,8 @@ class App:
 
     async def _handle(self, request: Request, route: Route | None) -> None:
         self._check_host(request)
+        if isinstance(request, WebSocket):
+            self._check_websocket(request, route)
         if request.method == "OPTIONS":
             await self._options(request, route)
             return
@@ -131,11 +156,31 @@ class App:
                 code="bad_host",
             )
 
+    def _check_websocket(self, request: Request, route: Route | None) -> None:
+        """Browsers let any page open a WebSocket anywhere, and leave it to us to look where it comes from."""
+        origin, host = request.header(b"origin"), request.header(b"host")
+        allowed = (
+            origin is None or cors.is_same_origin(origin, host) or cors.is_allowed(self._gateway.config.cors, origin)
+        )
+        if not allowed:
+            raise HttpError(
+                403, f"pages of {origin} may not connect to {host}: add the origin to [cors] origins", code="bad_origin"
+            )
+        if route is not None and not route.websocket:
+            raise HttpError(404, f"{request.path} is no WebSocket; /ws is one")
+
     def _check_key(self, request: Request) -> None:
-        if not self._gateway.authenticator.accepts(request.header(b"authorization"), request.header(b"x-api-key")):
+        authenticator = self._gateway.authenticator
+        if not authenticator.required:
+            return
+        key, where = request.header(b"x-api-key"), "as `Authorization: Bearer KEY` or `x-api-key: KEY`"
+        if isinstance(request, WebSocket):  # whose headers are not a page's to choose
+            key, where = key or request.query("key"), f"{where}, or as `?key=KEY`"
+        request.client = authenticator.identify(request.header(b"authorization"), key)
+        if request.client is None:
             raise HttpError(
                 401,
-                "a valid key of this gateway is needed: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`",
+                f"a valid key of this gateway is needed: send it {where}",
                 code="invalid_api_key",
                 headers=[(b"www-authenticate", b"Bearer")],
             )

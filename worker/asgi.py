@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 import msgspec
 import trio
@@ -50,6 +51,7 @@ class Request:
     __slots__ = (
         "_send",
         "body_is_read",
+        "client",
         "common_headers",
         "connection",
         "dialect",
@@ -73,6 +75,8 @@ class Request:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.connection: Connection = scope["state"]["connection"]
         self.trace = ""
+        self.client: str | None = None
+        """A fingerprint of the caller's key; None where none is asked for."""
         self.dialect: Dialect = "openai"
         """What errors are said in."""
         self.common_headers: list[Header] = []
@@ -157,9 +161,49 @@ class Request:
         """200 with `value` as JSON."""
         await self.respond(200, msgspec.json.encode(value))
 
+    def query(self, name: str) -> str | None:
+        """A parameter of the query; the last one if it is repeated."""
+        values = parse_qs(self.scope["query_string"].decode("latin-1"), keep_blank_values=True).get(name)
+        return values[-1] if values else None
+
     async def discard_body(self, timeout: float = 1.0) -> None:
         """Read on for a moment after an early answer, so that closing doesn't destroy it on its way (RFC 9112, 9.6)."""
         with trio.move_on_after(timeout):
             while not self.body_is_read:
                 message = await self.receive()
                 self.body_is_read = message["type"] == "http.disconnect" or not message.get("more_body")
+
+
+class WebSocket(Request):
+    """A request to become a WebSocket (`worker.websocket`): answered as HTTP it is refused, `accept` opens it.
+
+    Whatever is sent after it has ended goes nowhere; `receive` tells that it has, with `websocket.disconnect`.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        super().__init__(scope, receive, send)
+        self.body_is_read = True
+
+    @property
+    def closes_connection(self) -> bool:
+        """One that is refused does."""
+        return True
+
+    async def accept(self) -> None:
+        """Open it."""
+        self.response_status = 101
+        await self._send({"type": "websocket.accept", "headers": self.common_headers})
+
+    async def send_frames(self, frames: bytes) -> None:
+        """Send complete frames (`worker.websocket.text_frame`)."""
+        await self._send({"type": "websocket.send", "frames": frames})
+
+    async def ping(self) -> None:
+        """Ask whether the client is there; it is if `websocket.pong` comes."""
+        await self._send({"type": "websocket.ping"})
+
+    async def close(self, code: int, reason: str = "") -> None:
+        """Close it, with a code of RFC 6455, 7.4; `reason` has at most 123 bytes."""
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})

@@ -7,6 +7,7 @@ from shared import config
 from shared.config import Auth
 
 HASHED = "sha256:"
+FINGERPRINT_DIGITS = 12
 
 
 class Authenticator:
@@ -22,20 +23,22 @@ class Authenticator:
         """Whether a key is needed at all."""
         return bool(self._digests)
 
-    def accepts(self, authorization: str | None, x_api_key: str | None) -> bool:
-        """True if either header carries a known key; clients send one or the other, or both."""
-        if not self._digests:
-            return True
+    def identify(self, authorization: str | None, x_api_key: str | None) -> str | None:
+        """Whose known key either header carries, as the first digits of its SHA-256; None: there is none.
+
+        Clients send one or the other, or both.
+        """
         given = [x_api_key] if x_api_key else []
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() == "bearer" and token.strip():
             given.append(token.strip())
-        matched = False
+        fingerprint: str | None = None
         for key in given:
             digest = _digest(key)
             for known in self._digests:
-                matched |= hmac.compare_digest(digest, known)
-        return matched
+                if hmac.compare_digest(digest, known):
+                    fingerprint = known.hex()[:FINGERPRINT_DIGITS]
+        return fingerprint
 
 
 def _digest(key: str) -> bytes:

@@ -13,6 +13,16 @@ def is_allowed(cors: Cors, origin: str | None) -> bool:
     return origin is not None and ("*" in cors.origins or origin in cors.origins)
 
 
+def is_same_origin(origin: str, host: str | None) -> bool:
+    """Whether a page of this origin comes from the `Host` that it asks.
+
+    The scheme is passed over: a proxy before us may speak TLS for us.
+    """
+    scheme, _, authority = origin.lower().partition("://")
+    port = {"http": ":80", "https": ":443"}.get(scheme, "")
+    return bool(authority) and host is not None and authority.removesuffix(port) == host.lower().removesuffix(port)
+
+
 def response_headers(cors: Cors, origin: str | None) -> list[Header]:
     """What a response to this origin carries, preflight or not."""
     if not cors.origins:

@@ -8,8 +8,13 @@ import tiktoken
 from shared.config import Config
 from shared.messages import Beat, Progress
 from shared.records import CancelReason
+from worker.admission import Admissions
 from worker.auth import Authenticator
+from worker.health import HealthView
+from worker.history import History
 from worker.link import Link
+from worker.listeners import Listeners
+from worker.questions import Questions
 from worker.streaming.accounting import Counter
 from worker.streaming.session import Session
 from worker.upstream.clients import Clients
@@ -73,7 +78,13 @@ class Gateway:
     """Shared by all requests of a worker.  `configure` replaces what a reload may change; live streams keep theirs."""
 
     def __init__(
-        self, worker: int, config: Config, keys: dict[str, str], link: Link, encoding: tiktoken.Encoding
+        self,
+        worker: int,
+        config: Config,
+        keys: dict[str, str],
+        link: Link,
+        encoding: tiktoken.Encoding,
+        database: str = "",
     ) -> None:
         self.worker = worker
         self.link = link
@@ -81,6 +92,11 @@ class Gateway:
         self.sessions = Sessions()
         self.counter = Counter(encoding)
         self.clients = Clients()
+        self.admissions = Admissions(link)
+        self.health = HealthView()
+        self.listeners = Listeners(link)
+        self.questions = Questions(link)
+        self.history = History(database)
         self.draining = False
         self.configure(config, keys)
 
@@ -89,6 +105,11 @@ class Gateway:
         self.config = config
         self.authenticator = Authenticator(config.auth)
         self.clients.reconfigure(config, keys)
+
+    def supervisor_gone(self) -> None:
+        """Nobody answers any more: who waits for an answer goes on without."""
+        self.admissions.supervisor_gone()
+        self.questions.supervisor_gone()
 
     def beat(self, connections: int, rss_bytes: int, lag: float) -> None:
         """Tell the supervisor that this worker lives, and how far its streams have come."""

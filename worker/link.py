@@ -12,7 +12,21 @@ import msgspec
 from shared.channel import FrameReader, FrameWriter
 from shared.errors import FrameError
 from shared.logs import get_logger
-from shared.messages import Beat, Down, Ready, Stored, StreamEnded, StreamStarted, decode_down, encode
+from shared.messages import (
+    Admit,
+    Ask,
+    Beat,
+    Down,
+    Leave,
+    Listen,
+    Ready,
+    Stored,
+    StreamEnded,
+    StreamStarted,
+    Trouble,
+    decode_down,
+    encode,
+)
 from shared.spool import write_spool
 
 # Kept while the database can't be written; the oldest go first.  A record has some 300 bytes.
@@ -29,7 +43,7 @@ class Link:
         self._first_unstored = 0
         """How many records came before those that are kept."""
 
-    def send(self, message: Ready | StreamStarted | StreamEnded) -> None:
+    def send(self, message: Ready | StreamStarted | StreamEnded | Admit | Leave | Trouble | Listen | Ask) -> None:
         """Lossless: what the pipe can't take now is queued."""
         payload = encode(message)
         if isinstance(message, StreamEnded):

@@ -20,12 +20,13 @@ import trio
 from shared import logs, stackdump
 from shared.entry import WorkerStart
 from shared.logs import get_logger
-from shared.messages import CancelStream, Configure, Drain, Ready, Stored
+from shared.messages import CancelStream, Configure, Drain, Happened, Health, Ready, Stored, Told, Verdict
 from shared.tokenizer import load_encoding
 from worker.app import App
 from worker.clock import rss_bytes, run_clock
 from worker.gateway import Gateway
 from worker.link import Link
+from worker.listeners import GOING_AWAY, SERVICE_RESTART
 from worker.orphan import ExitGuard
 from worker.serve import Server
 from worker.streaming.session import CANCEL_GRACE
@@ -72,7 +73,7 @@ class Worker:
     async def run(self) -> None:
         """Serve until drained.  Records that did not reach the database stay in a file."""
         start = self._start
-        self.gateway = Gateway(start.worker, start.config, start.keys, self._link, load_encoding())
+        self.gateway = Gateway(start.worker, start.config, start.keys, self._link, load_encoding(), start.database)
         self.server = Server(App(self.gateway), start.config.server, self._listeners)
         try:
             async with trio.open_nursery() as nursery:
@@ -92,6 +93,8 @@ class Worker:
                 match command:
                     case Configure(config, keys):
                         logs.configure(config.logging, worker=self._start.worker)
+                        if config.auth != self.gateway.config.auth:  # those who may still listen come again
+                            self.gateway.listeners.close(SERVICE_RESTART)
                         self.gateway.configure(config, keys)
                     case Drain(mode, timeout):
                         self.drain(mode, timeout)
@@ -99,9 +102,18 @@ class Worker:
                         self.gateway.sessions.cancel(id, reason)
                     case Stored():
                         self._link.take_stored(command)
+                    case Verdict():
+                        self.gateway.admissions.take(command)
+                    case Health():
+                        self.gateway.health.take(command)
+                    case Happened():
+                        self.gateway.listeners.take(command)
+                    case Told():
+                        self.gateway.questions.take(command)
                     case _:
                         assert_never(command)
         self._orphaned = True
+        self.gateway.supervisor_gone()
         get_logger().warning("supervisor_gone", action="drain", timeout=ORPHAN_TIMEOUT)
         self.drain("shutdown", ORPHAN_TIMEOUT)
 
@@ -113,6 +125,7 @@ class Worker:
         self._guard.exit_by(time.monotonic() + timeout + CANCEL_GRACE + COUNT_SLACK + STORE_TIMEOUT + SPOOL_SLACK)
         if first:
             self.gateway.draining = True
+            self.gateway.listeners.close(SERVICE_RESTART if mode == "retire" else GOING_AWAY)
             self.server.stop_accepting()
             self._nursery.start_soon(self._drained)
 

@@ -4,7 +4,7 @@ from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
-from shared.config import Config, Model
+from shared.config import Config, Model, Price
 
 GLOB_CHARS = frozenset("*?[")
 DEFAULT = "default"
@@ -15,6 +15,9 @@ class Target(Struct, frozen=True):
 
     provider: str
     model: str
+    price: Price | None = None
+    context_size: int | None = None
+    """How many tokens fit into its context, where the configuration tells."""
 
 
 def resolve(config: Config, asked: str) -> tuple[Target, ...]:
@@ -36,7 +39,7 @@ def find_model(config: Config, asked: str) -> Model | None:
             return model
     globs = [model for model in config.models if is_glob(model.name) and fnmatchcase(asked, model.name)]
     if globs:
-        return max(globs, key=lambda model: sum(char not in GLOB_CHARS for char in model.name))
+        return max(globs, key=_literals)
     return next((model for model in config.models if model.name == DEFAULT), None)
 
 
@@ -66,15 +69,44 @@ def is_glob(name: str) -> bool:
 
 def _direct(config: Config, asked: str) -> Target | None:
     provider, slash, rest = asked.partition("/")
-    return Target(provider, rest) if slash and rest and provider in config.providers else None
+    return _target(config, provider, rest) if slash and rest and provider in config.providers else None
+
+
+def _target(config: Config, provider: str, name: str, entry: Model | None = None) -> Target:
+    """What `entry` leads to.  What it does not tell about the model, another entry for the same one may."""
+    told = [
+        model
+        for model in config.models
+        if model.provider == provider and (model.price is not None or model.max_context_size is not None)
+    ]
+    if not told:
+        return Target(provider, name)
+    # The entry that leads here, then those that name the provider's model, then patterns that its name matches.
+    exact = [model for model in told if (model.model or model.name) == name]
+    globs = [model for model in told if model.model is None and is_glob(model.name) and fnmatchcase(name, model.name)]
+    entries = [*([entry] if entry else []), *exact, *sorted(globs, key=_literals, reverse=True)]
+    return Target(
+        provider,
+        name,
+        next((model.price for model in entries if model.price is not None), None),
+        next((model.max_context_size for model in entries if model.max_context_size is not None), None),
+    )
+
+
+def _literals(model: Model) -> int:
+    """How many characters of a pattern stand for themselves."""
+    return sum(char not in GLOB_CHARS for char in model.name)
 
 
 def _with_fallbacks(config: Config, model: Model, asked: str) -> tuple[Target, ...]:
-    targets = [Target(model.provider, model.model or asked)]
+    targets = [_target(config, model.provider, model.model or asked, model)]
     for name in model.fallbacks:
         # A fallback leads to one target of its own, never to further fallbacks: no loops, no surprises.
         exact = next((entry for entry in config.models if entry.name == name), None)
-        target = Target(exact.provider, exact.model or name) if exact is not None else _direct(config, name)
-        if target is not None and target not in targets:
+        if exact is not None:
+            target: Target | None = _target(config, exact.provider, exact.model or name, exact)
+        else:
+            target = _direct(config, name)
+        if target is not None and all((target.provider, target.model) != (t.provider, t.model) for t in targets):
             targets.append(target)
     return tuple(targets)

@@ -1,7 +1,7 @@
 """Hypercorn's HTTP on our sockets: one `Connection` for each client, and the `Server` that accepts and drains them.
 
-Hypercorn's protocol code (HTTP/1.1, WebSocket) is used as it is.  Its connection class is replaced in the
-three points where a gateway needs more than it gives:
+Hypercorn's protocol code for HTTP/1.1 is used as it is; WebSockets are `worker.websocket`'s.  Its connection class is
+replaced in the three points where a gateway needs more than it gives:
 
 * a send is shielded without a deadline, so a client that stops reading could hold a worker for ever: here a send
   notes when it began, and `abort` releases it;
@@ -26,7 +26,9 @@ import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.events import Request
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
+from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -37,6 +39,7 @@ from shared import config
 from shared.logs import get_logger
 from worker.asgi import App
 from worker.dialects.openai.errors import error_body
+from worker.websocket import WebSocketStream, handshake_of
 
 RECEIVE_BYTES = 65536
 # Descriptors kept free for upstream connections, pipes and files.
@@ -53,6 +56,32 @@ class _H11(H11Protocol):
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """No way to cleartext HTTP/2: there a send waits for the peer's flow window, out of reach of `abort`."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        """Hypercorn's own looks for its WebSockets in every request's headers, one by one."""
+        headers = list(request.headers)
+        handshake = handshake_of(request, headers)
+        client, server, send = self.client, self.server, self.stream_send
+        stream: HTTPStream | WebSocketStream
+        if handshake is None:
+            stream = HTTPStream(
+                self.app, self.config, self.context, self.task_group, self.ssl, client, server, send, STREAM_ID
+            )
+        else:
+            stream = WebSocketStream(handshake, self.app, self.task_group, client, server, send)
+            self.connection = H11WSConnection(cast("h11.Connection", self.connection))
+        self.stream = stream  # type: ignore[assignment]
+        await stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=headers,
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         try:
@@ -187,6 +216,10 @@ class Connection(TCPServer):
     def has_input(self) -> bool:
         """Whether bytes wait in the socket; closing it now would lose a request that is on its way."""
         return bool(self._poll(select.POLLIN) & select.POLLIN)
+
+    def has_room(self) -> bool:
+        """Whether the socket takes more bytes now; False where the client does not read."""
+        return bool(self._poll(select.POLLOUT) & select.POLLOUT)
 
     def _poll(self, events: int) -> int:
         fd = self.socket.fileno()

@@ -9,10 +9,11 @@ from msgspec import Struct
 from shared.config.bind import is_loopback, parse_bind
 from shared.config.document import Document
 from shared.config.faults import key_name
+from shared.config.limits import limit_warnings, resolve_limits
 from shared.config.lines import Path
 from shared.config.models import model_warnings, resolve_models
 from shared.config.providers import beside, check_file_name, check_variable, provider_warnings, resolve_providers
-from shared.config.types import Agent, Auth, Config, Cors, Logging, Server, Sessions, Storage, Streaming
+from shared.config.types import Agent, Auth, Config, Cors, HealthRules, Logging, Server, Sessions, Storage, Streaming
 from shared.errors import ConfigError
 
 _HASHED_KEY = re.compile(r"sha256:[0-9a-fA-F]{64}")
@@ -51,6 +52,8 @@ def parse_config(text: str, source: str | None = None, env: Mapping[str, str] | 
         ),
         providers=providers,
         models=resolve_models(document, providers),
+        rate_limiting=resolve_limits(document),
+        health=HealthRules(**file.health.given()),
         sessions=Sessions(**file.sessions.given()),
         logging=Logging(**file.logging.given()),
         storage=Storage(**file.storage.given()),
@@ -59,7 +62,7 @@ def parse_config(text: str, source: str | None = None, env: Mapping[str, str] | 
     keys_file = file.auth.keys_file
     return Parsed(
         config=config,
-        warnings=(*provider_warnings(document), *model_warnings(document)),
+        warnings=(*provider_warnings(document), *limit_warnings(document), *model_warnings(document)),
         auth_keys_file=keys_file and beside(source, keys_file),
     )
 

@@ -14,13 +14,11 @@ import msgspec
 from shared.config import schema
 from shared.config.document import Document
 from shared.config.faults import hint, key_name, table_name
+from shared.config.limits import provider_limit
 from shared.config.lines import Path
 from shared.config.presets import PRESETS, Preset
 from shared.config.translation import resolve_translation
-from shared.config.types import Provider, RateLimit
-
-_DEFAULT_REQUESTS_PER_MINUTE = 60
-_DEFAULT_BURST = 10
+from shared.config.types import Provider
 
 # A name becomes a metrics label, a part of `provider/model` and of a file's name: no slash, no leading dot.
 _PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -52,14 +50,6 @@ def usable_presets(env: Mapping[str, str]) -> list[str]:
 def provider_warnings(document: Document) -> list[str]:
     """What is accepted but has no effect."""
     warnings = []
-    limited: list[Path] = [("providers", name) for name, own in document.file.providers.items() if _limits(own)]
-    if _global_limit(document.file.rate_limiting):
-        limited.insert(0, ("rate_limiting",))
-    if limited:
-        what = " and ".join(table_name(path) for path in limited)
-        warnings.append(
-            f"{document.where(limited[0])}rate limits ({what}) are accepted, not enforced by this version yet"
-        )
     known = {*PRESETS, *document.file.providers}
     for name in document.file.proxy.timeouts:
         if name not in known:
@@ -117,7 +107,7 @@ def _resolve(document: Document, env: Mapping[str, str], name: str, section: sch
     if section.normalise is not None:
         values["normalise"] = tuple(dict.fromkeys(section.normalise))
     values["translation"] = resolve_translation(document, at, values.get("dialect", "openai"), section, preset)
-    return Provider(name=name, rate_limit=_rate_limit(document, at, section), **values)
+    return Provider(name=name, rate_limit=provider_limit(document, at, section), **values)
 
 
 def _preset_values(preset: Preset | None) -> dict[str, Any]:
@@ -153,29 +143,6 @@ def _key_source(
     found = [variable for variable in preset.key_envs if env.get(variable, "").strip()]
     # At another address than the usual one, such as a local stand-in, perhaps no key is needed.
     return {"api_key_env": (found or preset.key_envs)[0], "api_key_optional": section.base_url is not None}
-
-
-def _limits(section: schema.Provider | schema.RateLimiting) -> bool:
-    return section.requests_per_minute is not None or section.burst_size is not None
-
-
-def _global_limit(limiting: schema.RateLimiting) -> bool:
-    return _limits(limiting) if limiting.enabled is None else limiting.enabled
-
-
-def _rate_limit(document: Document, at: Path, section: schema.Provider) -> RateLimit | None:
-    everybody = document.file.rate_limiting
-    limited = _global_limit(everybody)
-    if not limited and section.requests_per_minute is None:
-        if section.burst_size is not None:
-            path = (*at, "burst_size")
-            raise document.fault(path, f"{key_name(path)} means nothing by itself: add requests_per_minute")
-        return None
-    shared_rate = everybody.requests_per_minute or _DEFAULT_REQUESTS_PER_MINUTE
-    shared_burst = everybody.burst_size or _DEFAULT_BURST
-    return RateLimit(
-        requests_per_minute=section.requests_per_minute or shared_rate, burst_size=section.burst_size or shared_burst
-    )
 
 
 def _base_url(document: Document, path: Path, url: str) -> str:

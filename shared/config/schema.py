@@ -87,10 +87,18 @@ class Proxy(Section, frozen=True):
     streaming: ProxyStreaming = ProxyStreaming()
 
 
+class PerKey(Section, frozen=True):
+    requests_per_minute: Rate | None = None
+    burst_size: Rate | None = None
+    max_concurrent: Rate | None = None
+
+
 class RateLimiting(Section, frozen=True):
     enabled: bool | None = None
     requests_per_minute: Rate | None = None
     burst_size: Rate | None = None
+    max_wait: Pause | None = None
+    per_key: PerKey = PerKey()
 
 
 class Translation(Section, frozen=True):
@@ -127,6 +135,7 @@ class Provider(Section, frozen=True):
     translation: Translation = Translation()
     requests_per_minute: Rate | None = None
     burst_size: Rate | None = None
+    max_concurrent: Rate | None = None
 
 
 class Price(Section, frozen=True):
@@ -143,6 +152,14 @@ class Model(Section, frozen=True):
     fallbacks: list[str] = []
     max_context_size: Annotated[int, Meta(ge=1, le=2**31)] | None = None
     price: Price | None = None
+
+
+class Health(Section, frozen=True):
+    window: Annotated[float, Meta(ge=1, le=86_400)] | None = None
+    max_errors: Annotated[int, Meta(ge=0, le=10_000)] | None = None
+    """The supervisor keeps more errors than that of each provider (`supervisor.health.MAX_KEPT`)."""
+    circuit_breaker: bool | None = None
+    open_time: Annotated[float, Meta(ge=1, le=86_400)] | None = None
 
 
 class Sessions(Section, frozen=True):
@@ -177,6 +194,7 @@ class File(Section, frozen=True):
     rate_limiting: RateLimiting = RateLimiting()
     providers: dict[str, Provider] = {}
     models: dict[str, Model] = {}
+    health: Health = Health()
     sessions: Sessions = Sessions()
     logging: Logging = Logging()
     storage: Storage = Storage()

@@ -63,8 +63,31 @@ class Streaming(Struct, frozen=True, kw_only=True):
 
 
 class RateLimit(Struct, frozen=True, kw_only=True):
+    """A bucket of `burst_size` requests that fills up at `requests_per_minute`."""
+
     requests_per_minute: int
     burst_size: int
+
+
+class RateLimiting(Struct, frozen=True, kw_only=True):
+    """What holds for all limits, and those of each client key; a provider's stand with it."""
+
+    max_wait: float = 0.0
+    """How long a stream waits for its turn before it is refused with 429."""
+    per_key: RateLimit | None = None
+    max_concurrent_per_key: int | None = None
+
+
+class HealthRules(Struct, frozen=True, kw_only=True):
+    """When a provider counts as degraded."""
+
+    window: float = 60.0
+    """Seconds that are looked back."""
+    max_errors: int = 5
+    """More than so many in the window."""
+    circuit_breaker: bool = False
+    """Whether a degraded provider is not asked at all for `open_time`, then by few streams."""
+    open_time: float = 30.0
 
 
 Rule = Literal["think", "tool_calls", "model"]
@@ -129,6 +152,8 @@ class Provider(Struct, frozen=True, kw_only=True):
     """What this provider's answers hold inside their text that belongs elsewhere, or call by another name."""
     translation: Translation = Translation()
     rate_limit: RateLimit | None = None
+    max_concurrent: int | None = None
+    """How many streams it is asked for at once."""
 
 
 class Price(Struct, frozen=True, kw_only=True):
@@ -185,6 +210,8 @@ class Config(Struct, frozen=True, kw_only=True):
     providers: dict[str, Provider] = {}
     models: tuple[Model, ...] = ()
     """In the order of the file."""
+    rate_limiting: RateLimiting = RateLimiting()
+    health: HealthRules = HealthRules()
     sessions: Sessions = Sessions()
     logging: Logging = Logging()
     storage: Storage = Storage()

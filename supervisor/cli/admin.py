@@ -7,9 +7,10 @@ import signal
 from shared.errors import ControlError
 from shared.paths import Paths
 from supervisor.cli.client import NotRunningError, control_paths, request
+from supervisor.cli.live import misfit
 from supervisor.cli.logs import where_the_log_is
 from supervisor.cli.text import say
-from supervisor.control import Done, DumpStacks, Refused, Reload, Request
+from supervisor.control import Done, DumpStacks, Reload, Request
 from supervisor.instance import running_pid
 
 # Both outlast what they wait for: rolling workers one by one; a worker whose loop is blocked.
@@ -41,11 +42,8 @@ def dump_stacks(_arguments: argparse.Namespace) -> int:
 
 
 def _tell(paths: Paths, message: Request, timeout: float) -> int:
-    match request(paths, message, timeout):
-        case Done(message=done):
-            print(done)
-            return 0
-        case Refused(message=why):
-            raise ControlError(why)
-        case _:
-            raise ControlError("the service gave an answer that does not fit; is it of another version?")
+    reply = request(paths, message, timeout)
+    if not isinstance(reply, Done):
+        raise misfit(reply)
+    print(reply.message)
+    return 0

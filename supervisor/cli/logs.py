@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from typing import BinaryIO
 from shared.errors import ControlError
 from shared.paths import Paths
 from supervisor.cli.client import SYSTEM_RUNTIME, control_paths
+from supervisor.cli.out import show
 
 _BLOCK_BYTES = 65536
 _LOOK_EVERY = 0.25
@@ -30,19 +30,12 @@ def logs(arguments: argparse.Namespace) -> int:
             "terminal, and systemd keeps the log itself (journalctl -u kimi-proxy)"
         ) from error
     with file:
-        _show(tail(file, arguments.lines))
+        show(tail(file, arguments.lines))
         position = file.tell()
     if arguments.follow:
         for data in follow(paths.log_file, position):
-            _show(data)
+            show(data)
     return 0
-
-
-def _show(data: bytes) -> None:
-    """Write to stdout in pieces: one large write, cut short by a reader that leaves, goes by without an error."""
-    for start in range(0, len(data), _BLOCK_BYTES):
-        sys.stdout.buffer.write(data[start : start + _BLOCK_BYTES])
-        sys.stdout.buffer.flush()
 
 
 def where_the_log_is(paths: Paths) -> str:

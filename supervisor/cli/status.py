@@ -4,28 +4,24 @@ import argparse
 import os
 import time
 
-import msgspec
-
-from shared.errors import ControlError
-from supervisor.cli.client import NotRunningError, control_paths, request
+from supervisor.cli.client import NotRunningError, control_paths
+from supervisor.cli.live import ask_status
+from supervisor.cli.out import show_json
 from supervisor.cli.text import duration, say, size, table
-from supervisor.control import ProviderStatus, Status, StatusReply, WorkerStatus
+from supervisor.control import ProviderStatus, StatusReply, WorkerStatus
 
 NOT_RUNNING = 3
-_TIMEOUT = 5.0
 
 
 def status(arguments: argparse.Namespace) -> int:
     """Show the service at a glance, or as JSON (durations in seconds, sizes in bytes, times in epoch seconds)."""
     try:
-        reply = request(control_paths(os.environ), Status(), _TIMEOUT)
+        reply = ask_status(control_paths(os.environ))
     except NotRunningError as error:
         say(str(error))
         return NOT_RUNNING
-    if not isinstance(reply, StatusReply):
-        raise ControlError("the service gave an answer that does not fit; is it of another version?")
     if arguments.json:
-        print(msgspec.json.format(msgspec.json.encode(reply)).decode())
+        show_json(reply)
     else:
         print(render(reply, time.time()))
     return 0
@@ -89,12 +85,13 @@ def _workers(workers: list[WorkerStatus]) -> str:
 
 def _providers(providers: list[ProviderStatus]) -> str:
     return table(
-        ("PROVIDER", "DIALECT", "KEY", "ACTIVE", "COMPLETED", "CANCELLED", "FAILED", "LAST ERROR"),
+        ("PROVIDER", "DIALECT", "KEY", "HEALTH", "ACTIVE", "COMPLETED", "CANCELLED", "FAILED", "LAST ERROR"),
         (
             (
                 provider.name,
                 provider.dialect,
                 "yes" if provider.has_key else "no",
+                provider.health,
                 provider.active,
                 provider.completed,
                 provider.cancelled,
@@ -103,5 +100,5 @@ def _providers(providers: list[ProviderStatus]) -> str:
             )
             for provider in providers
         ),
-        right=(3, 4, 5, 6),
+        right=(4, 5, 6, 7),
     )

@@ -11,6 +11,7 @@ from scenarios import PACED_HZ, Scenario
 
 PRODUCT = "kimi-proxy"
 TRANSLATING = "kimi-proxy, translating"
+LISTENED = "kimi-proxy, 200 listeners"
 SPIKE_STREAMS = 400
 """Of 20 chunks a second each, in the spikes' figures per chunk."""
 SATURATED = 0.95
@@ -45,6 +46,8 @@ RATIOS = [
     Ratio(what="request", scenario="json-32", row=TRANSLATING, base=PRODUCT, spike=330 / 340, limit=None),
     Ratio(what="event", scenario="burst", row=TRANSLATING, base=PRODUCT, spike=6.1 / 3.1, limit=3.0),
     Ratio(what="chunk", scenario="ticked", row=TRANSLATING, base=PRODUCT, spike=57 / 55, limit=1.5),
+    Ratio(what="request", scenario="json-32", row=LISTENED, base=PRODUCT, spike=1.0, limit=None),
+    Ratio(what="chunk", scenario="ticked", row=LISTENED, base=PRODUCT, spike=1.0, limit=1.5),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The rows: nothing at all, nginx, kimi-proxy twice and its peers, each started in front of the mock upstream.
+"""The rows: nothing at all, nginx, kimi-proxy in three ways and its peers, each in front of the mock upstream.
 
 Every starter takes a `Stage`, leaves its process to the stage's exit stack, and returns the row once it has answered a
 plain and a streamed request.  It raises `Skipped` where the program isn't installed, `NotReady` where it doesn't serve.
@@ -23,6 +23,8 @@ from procs import Cores, start, stop
 from wire import Dialect, request_bytes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+LISTENING = Path(__file__).with_name("listeners.py")
+LISTENERS, DEAF = 200, 10
 KEPT_ENVIRONMENT = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 
 
@@ -118,10 +120,22 @@ def translating(stage: Stage) -> Row:
     return service(stage, "kimi-proxy, translating", "anthropic", "")
 
 
+def listened(stage: Stage) -> Row:
+    """The same as the first, with listeners for live events, some of whom don't read."""
+    row = service(stage, f"kimi-proxy, {LISTENERS} listeners", "openai", "")
+    command = [sys.executable, str(LISTENING), f"--port={row.port}", f"--count={LISTENERS}", f"--deaf={DEAF}"]
+    process = start(command, stage.cores.load)
+    stage.stack.callback(stop, process)
+    assert process.stdout is not None
+    if not process.stdout.readline():
+        raise NotReady(f"{row.name}: it takes no listeners")
+    return row
+
+
 def service(stage: Stage, name: str, dialect: Dialect, version: str) -> Row:
     """A service of its own for clients of one dialect."""
     port = free_port()
-    folder = new_folder(stage, f"kimi-proxy-{dialect}")
+    folder = new_folder(stage, name.replace(", ", "-").replace(" ", "-"))
     (folder / "config.toml").write_text(f"""\
 [server]
 bind = ["127.0.0.1:{port}"]
@@ -202,6 +216,7 @@ STARTERS: dict[str, Callable[[Stage], Row]] = {
     "nginx": nginx,
     "kimi-proxy": kimi_proxy,
     "translating": translating,
+    "listened": listened,
     "litellm": litellm,
     "portkey": portkey,
 }

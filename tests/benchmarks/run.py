@@ -1,6 +1,6 @@
 """The benchmark: what a gateway adds to a stream, side by side with nginx and with nothing.
 
-    python tests/benchmarks/run.py [--quick] [--peers] [--rows direct,nginx,kimi-proxy,translating] [--json FILE]
+    python tests/benchmarks/run.py [--quick] [--peers] [--rows direct,nginx,kimi-proxy,…] [--json FILE]
 
 One run starts a mock upstream and every row, then interleaves them: each round runs each scenario on each row in turn,
 every second round backwards, so that a slow spell of the machine hits all alike.  The measured processes have one core,
@@ -30,7 +30,7 @@ from rows import STARTERS, NotReady, Row, Skipped, Stage, installed
 from scenarios import scenarios
 
 MOCK = Path(__file__).with_name("mock_upstream.py")
-ROWS = ("direct", "nginx", "kimi-proxy", "translating")
+ROWS = ("direct", "nginx", "kimi-proxy", "listened", "translating")
 PEERS = ("litellm", "portkey")
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BUSY = 0.2

@@ -1,6 +1,7 @@
 """The benchmark's own parts work: nothing here is about speed."""
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -125,6 +126,32 @@ def test_anthropic_streams_without_an_end_are_errors(messages: int) -> None:
     result = load(messages, "cut-3", 3, "--dialect=anthropic")
     assert result["requests"] == 0
     assert set(result["errors"]) == {"no message_stop"}
+
+
+def test_listeners_listen() -> None:
+    """All are connected when the script says so; but for the deaf ones they read; the end of its input is its end."""
+    command = [sys.executable, HERE / "listeners.py", "--count=5", "--deaf=2"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with subprocess.Popen(
+            [*command, f"--port={port}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as listening:
+            assert listening.stdin is not None
+            assert listening.stdout is not None
+            clients = []
+            for _ in range(5):
+                client = server.accept()[0]
+                client.settimeout(10.0)
+                assert b"upgrade: websocket" in client.recv(4096)
+                client.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+                clients.append(client)
+            assert listening.stdout.readline() == "listening\n"
+            for client in clients[2:]:
+                client.sendall(b"x" * (16 << 20))  # more than any buffer takes
+            listening.stdin.close()
+            assert listening.wait(10) == 0
+            for client in clients:
+                client.close()
 
 
 def test_ratios_stand_beside_the_spikes(monkeypatch: pytest.MonkeyPatch) -> None:

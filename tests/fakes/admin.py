@@ -10,6 +10,7 @@ from supervisor.control import (
     ProviderStatus,
     Reply,
     Request,
+    SessionsReply,
     StatusReply,
     StorageStatus,
     Totals,
@@ -100,3 +101,32 @@ def status_reply(**changes: object) -> StatusReply:
         "storage": StorageStatus(path="/var/lib/kimi-proxy/sessions.db"),
     }  # fmt: skip
     return StatusReply(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def session(id: str, **changes: object) -> dict[str, object]:
+    """A live stream as `supervisor.answers` tells of it."""
+    fields: dict[str, object] = {
+        "id": id,
+        "trace": f"req_{id}",
+        "session": None,
+        "client": None,
+        "worker": 1,
+        "provider": "kimi",
+        "model": "kimi-k2.6",
+        "dialect": "openai",
+        "streaming": True,
+        "context_size": None,
+        "prompt_estimate": None,
+        "started": 1_700_000_000.0,
+        "age": 12.0,
+        "idle": 0.1,
+        "tokens": 100,
+        "received_bytes": 4000,
+        "tokens_per_second": 25.0,
+    }
+    return {**fields, **changes}
+
+
+def sessions_reply(*sessions: dict[str, object]) -> SessionsReply:
+    """The live streams."""
+    return SessionsReply({"sessions": list(sessions), "active": len(sessions), "token_accuracy": 0.99})

@@ -22,7 +22,22 @@ from msgspec import Struct
 
 from shared.channel import FrameReader, FrameWriter, open_pipe
 from shared.config import Config, Model, Provider, Server, Streaming
-from shared.messages import Beat, Down, Ready, StreamEnded, StreamStarted, decode_up, encode
+from shared.messages import (
+    Admit,
+    Ask,
+    Beat,
+    Down,
+    Leave,
+    Question,
+    Ready,
+    StreamEnded,
+    StreamStarted,
+    Told,
+    Trouble,
+    Verdict,
+    decode_up,
+    encode,
+)
 from shared.records import StreamRecord, StreamStart
 from shared.tokenizer import load_encoding
 from worker import serve
@@ -238,6 +253,13 @@ class RunningGateway:
         self.started: list[StreamStart] = []
         self.records: list[StreamRecord] = []
         self.beats: list[Beat] = []
+        self.asked: list[Question] = []
+        self.answer: Callable[[Question], tuple[int, bytes] | None] = lambda question: None
+        """What the supervisor answers: a status and a body, or nothing at all."""
+        self.heard: list[Admit | Leave | Trouble] = []
+        """What streams said of limits and failures, in order."""
+        self.verdict: Callable[[Admit], Verdict | None] = let_in
+        """What the supervisor says to a stream that asks to be let in, or nothing at all."""
         self.clients: list[Client] = []
         self._up = up
 
@@ -309,8 +331,23 @@ class RunningGateway:
                         self.records.append(record)
                     case Beat() as beat:
                         self.beats.append(beat)
+                    case Ask(number, question):
+                        self.asked.append(question)
+                        if (told := self.answer(question)) is not None:
+                            self.gateway.questions.take(Told(number, *told))
+                    case Admit() as admit:
+                        self.heard.append(admit)
+                        if verdict := self.verdict(admit):
+                            self.gateway.admissions.take(verdict)
+                    case Leave() | Trouble() as said:
+                        self.heard.append(said)
                     case Ready():
                         pass
+
+
+def let_in(admit: Admit) -> Verdict:
+    """Nobody is in the way."""
+    return Verdict(admit.id, admit.provider, admitted=True)
 
 
 def listen() -> socket.socket:

@@ -60,9 +60,11 @@ async def test_every_stream_has_its_record_after_a_kill_of_the_supervisor(servic
     async with trio.open_nursery() as nursery:
         for _ in range(6):
             nursery.start_soon(hold, port, "fake/hang-after-2")
-            nursery.start_soon(hold, port, "fake/slow-100+text-10")  # ends after its supervisor
         with service.locked_database():
             await complete(port, 20)
+            await wait_state(service, streams=6, buffered=20)
+            for _ in range(6):
+                nursery.start_soon(hold, port, "fake/slow-100+text-10")  # ends after its supervisor
             await wait_state(service, streams=12, buffered=20)
             await kill(service)
         service.launch()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from shared.channel import FrameReader, FrameWriter, open_pipe
+from shared.channel import PROMPT_READS, FrameReader, FrameWriter, open_pipe
 from shared.errors import FrameError
 from shared.framing import frame
 
@@ -259,11 +259,19 @@ async def test_the_last_words_of_a_dead_peer():
     reader.close()
 
 
+async def read_promptly(reader, writer, times):
+    """Frames one by one, each read when it is sent."""
+    began = trio.current_time()
+    for _ in range(times):
+        writer.send_nowait(b"0")
+        assert await reader.receive() == [b"0"]
+    assert trio.current_time() == pytest.approx(began)
+
+
 async def test_lingering_makes_one_wake_up_of_many_frames(autojump_clock):
     read_fd, write_fd = open_pipe()
     reader, writer = FrameReader(read_fd, linger=0.05), FrameWriter(write_fd)
-    writer.send_nowait(b"0")
-    assert await reader.receive() == [b"0"]
+    await read_promptly(reader, writer, PROMPT_READS)
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -275,3 +283,37 @@ async def test_lingering_makes_one_wake_up_of_many_frames(autojump_clock):
         assert await reader.receive() == [b"1", b"2", b"3", b"4"]
     reader.close()
     writer.close()
+
+
+async def test_one_that_says_little_is_heard_at_once(autojump_clock):
+    read_fd, write_fd = open_pipe()
+    reader, writer = FrameReader(read_fd, linger=0.05), FrameWriter(write_fd)
+    for reads in (PROMPT_READS, 1, 3, PROMPT_READS):
+        await read_promptly(reader, writer, reads)
+        await trio.sleep(0.05 * reads)  # what they cost
+    await read_promptly(reader, writer, PROMPT_READS)
+    writer.send_nowait(b"1")
+    with trio.move_on_after(0.049) as waiting:
+        await reader.receive()
+    assert waiting.cancelled_caught
+    assert await reader.receive() == [b"1"]
+    reader.close()
+    writer.close()
+
+
+async def test_what_is_on_its_way():
+    read_fd, write_fd = open_pipe()
+    reader, writer = FrameReader(read_fd), FrameWriter(write_fd)
+    assert (reader.unread_bytes, writer.unread_bytes) == (0, 0)
+    writer.send_nowait(b"x" * 6)
+    assert (reader.unread_bytes, writer.unread_bytes) == (10, 10)
+    for _ in range(3):
+        writer.send_nowait(b"y" * 1024 * 1024)  # more than the pipe holds
+    assert writer.unread_bytes == 10 + 3 * (1024 * 1024 + 4)
+    assert reader.unread_bytes + writer.pending_bytes == writer.unread_bytes
+    reader.receive_available_nowait()
+    assert reader.unread_bytes == 0
+    assert writer.unread_bytes == writer.pending_bytes
+    reader.close()
+    writer.close()
+    assert (reader.unread_bytes, writer.unread_bytes) == (0, 0)

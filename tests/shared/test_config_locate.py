@@ -53,11 +53,11 @@ def test_without_a_file_the_built_in_one_holds(home: Path):
 
 
 def test_loads_with_path_source_and_warnings(home: Path):
-    path = write(home / "work" / "config.toml", "\ufeff[rate_limiting]\nenabled = true\n")
+    path = write(home / "work" / "config.toml", "\ufeff[proxy.timeouts]\nnobody = 1\n")
     loaded = load_config(None, {})
     assert loaded.path == path
     assert loaded.config.source == str(path)
-    assert loaded.warnings[0].startswith(f"{path}:1: ")
+    assert loaded.warnings[0].startswith(f"{path}:2: ")
 
 
 def test_errors_name_the_file_and_the_line(home: Path):

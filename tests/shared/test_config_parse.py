@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.config import Config, RateLimit, default_config, parse_config
+from shared.config import Config, RateLimit, RateLimiting, default_config, parse_config
 from shared.config.presets import PRESETS
 from shared.errors import ConfigError
 
@@ -115,8 +115,7 @@ def test_the_operators_keys_are_accepted_as_they_are():
     assert kimi.rate_limit == RateLimit(requests_per_minute=60, burst_size=10)
     assert config.streaming.buffer_size == 8192
     assert config.server.keep_alive_timeout == 61.0
-    assert len(parsed.warnings) == 1
-    assert parsed.warnings[0].startswith("config.toml:19: rate limits ([rate_limiting]) are accepted, not enforced")
+    assert parsed.warnings == ()
 
 
 def test_a_file_without_providers_has_those_whose_keys_are_in_the_environment():
@@ -208,6 +207,56 @@ def test_files_are_relative_to_the_configuration():
 def test_rate_limits(limits: str, own: str, expected: tuple[int, int] | None):
     limit = provider_of(f"[rate_limiting]\n{limits}\n[providers.kimi]\n{own}\n").rate_limit
     assert (limit and (limit.requests_per_minute, limit.burst_size)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", RateLimiting()),
+        ("max_wait = 2", RateLimiting(max_wait=2.0)),
+        (
+            "max_wait = 2\n[rate_limiting.per_key]\nrequests_per_minute = 5\nburst_size = 3\nmax_concurrent = 4",
+            RateLimiting(
+                max_wait=2.0, per_key=RateLimit(requests_per_minute=5, burst_size=3), max_concurrent_per_key=4
+            ),
+        ),
+        (
+            "[rate_limiting.per_key]\nrequests_per_minute = 5",
+            RateLimiting(per_key=RateLimit(requests_per_minute=5, burst_size=10)),
+        ),
+        ("[rate_limiting.per_key]\nmax_concurrent = 4", RateLimiting(max_concurrent_per_key=4)),
+        (
+            "enabled = false\nmax_wait = 1\n[rate_limiting.per_key]\nrequests_per_minute = 5\nmax_concurrent = 4",
+            RateLimiting(max_wait=1.0),
+        ),
+    ],
+)
+def test_limits_of_keys(text: str, expected: RateLimiting):
+    parsed = parse_config(f"[auth]\nkeys = ['k']\n[rate_limiting]\n{text}\n")
+    assert parsed.config.rate_limiting == expected
+    assert parsed.config.providers["echo"].rate_limit is None
+    assert parsed.warnings == ()
+
+
+def test_limits_of_keys_need_keys():
+    text = "[rate_limiting.per_key]\nmax_concurrent = 4\n"
+    assert parse_config(text, "c.toml").warnings == (
+        "c.toml:1: [rate_limiting.per_key] has no effect: without [auth] keys clients are all alike",
+    )
+    for keys in ("keys = ['k']", "keys_file = 'f'", "keys_env = 'K'"):
+        assert parse_config(f"{text}[auth]\n{keys}", "c.toml", {"K": "key"}).warnings == ()
+
+
+def test_a_burst_needs_a_rate():
+    for at in ("providers.kimi", "rate_limiting.per_key"):
+        assert refused(f"[{at}]\nburst_size = 3") == (
+            f"config.toml:2: [{at}] burst_size means nothing by itself: add requests_per_minute"
+        )
+
+
+def test_streams_at_once():
+    assert provider_of("[providers.kimi]\nmax_concurrent = 3").max_concurrent == 3
+    assert provider_of("[providers.kimi]").max_concurrent is None
 
 
 def test_client_keys():

@@ -7,22 +7,17 @@ import sys
 import threading
 
 import pytest
-import structlog
+from fakes.logger import restored_logger
 
 from shared import logs
 from shared.config import Logging
-from shared.stderr import ATOMIC_BYTES, stderr
+from shared.stderr import ATOMIC_BYTES
 
 
 @pytest.fixture(autouse=True)
 def restored():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    stderr.reopen()
+    with restored_logger():
+        yield
 
 
 @contextlib.contextmanager

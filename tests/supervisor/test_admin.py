@@ -7,10 +7,10 @@ import pytest
 import trio
 
 from shared.errors import StartError
-from shared.framing import FrameDecoder, frame
+from shared.framing import MAX_FRAME_BYTES, FrameDecoder, frame
 from supervisor import admin
 from supervisor.admin import MAX_REQUEST_BYTES, close_admin_socket, open_admin_socket, serve_admin
-from supervisor.control import Done, DumpStacks, Refused, Reload, Status, decode_reply, encode
+from supervisor.control import Cancelled, CancelStale, Done, DumpStacks, Refused, Reload, Status, decode_reply, encode
 
 
 @pytest.fixture
@@ -27,6 +27,8 @@ async def served(path, nursery):
         asked.append(request)
         if isinstance(request, Reload):
             await trio.sleep_forever()
+        if isinstance(request, CancelStale):
+            return Cancelled(["x" * MAX_FRAME_BYTES])
         return Done("it was done")
 
     sock = open_admin_socket(path)
@@ -52,6 +54,14 @@ async def test_a_request_gets_its_reply(served):
     path, asked = served
     assert await exchange(path, frame(encode(DumpStacks()))) == [Done("it was done")]
     assert asked == [DumpStacks()]
+
+
+async def test_an_answer_that_no_frame_takes_is_refused_and_ends_nothing(served):
+    path, _ = served
+    [reply] = await exchange(path, frame(encode(CancelStale())))
+    assert isinstance(reply, Refused)
+    assert reply.message.startswith("the answer is too long")
+    assert await exchange(path, frame(encode(Status()))) == [Done("it was done")]
 
 
 async def test_only_the_first_request_of_a_connection_counts(served):

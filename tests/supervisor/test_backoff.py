@@ -2,7 +2,7 @@
 
 import pytest
 
-from supervisor.backoff import CRASH_LOOP, FRESH, MAX_DELAY, YOUNG, Backoff, became_ready, crash_loop, died
+from supervisor.backoff import CRASH_LOOP, FRESH, MAX_DELAY, YOUNG, Backoff, Slots, became_ready, crash_loop, died
 
 
 def test_one_that_served_long_enough_is_replaced_at_once():
@@ -45,3 +45,14 @@ def test_the_verdict_names_every_looping_slot():
     verdict = crash_loop({3: Backoff(unready=7), 1: Backoff(unready=5), 2: FRESH})
     assert verdict is not None
     assert "worker 1, 3 died 7 times" in verdict
+
+
+def test_restarts_are_counted_for_good():
+    slots = Slots()
+    slots.take_death(1, 0.0, 60.0, ready=True)
+    slots.take_death(2, 1.0, 0.0, ready=False)
+    slots.take_death(2, 2.0, 0.0, ready=False)
+    slots.forgive()
+    slots.take_ready(2)
+    assert (slots.restarts(1), slots.restarts(2), slots.restarts(3)) == (1, 2, 0)
+    assert slots.all_restarts == 3

@@ -59,6 +59,7 @@ def test_wrong_usage_is_2_and_explained_on_stderr(arguments):
         (ConfigError("config.toml:3: no"), 1, "kimi-proxy: config.toml:3: no\n"),
         (FileNotFoundError(2, "No such file or directory", "/x"), 1, "kimi-proxy: /x: No such file or directory\n"),
         (OSError("odd"), 1, "kimi-proxy: odd\n"),
+        (OSError(28, "No space left on device"), 1, "kimi-proxy: No space left on device\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
@@ -69,6 +70,14 @@ def test_an_expected_failure_is_a_sentence_not_a_traceback(monkeypatch, capsys, 
     monkeypatch.setattr("supervisor.cli.version.version", fail)
     assert cli.main(["version"]) == code
     assert capsys.readouterr().err == said
+
+
+def test_a_stdout_that_is_closed_is_no_error(monkeypatch, capsys):
+    """As by `>&-`."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["version"]) == 0
+    sys.stdout.close()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_reader_that_leaves_is_no_error(folders):

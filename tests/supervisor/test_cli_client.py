@@ -149,8 +149,8 @@ def test_the_status_at_a_glance():
         "     1  4243  serving   1 min        3            0  25.1 MiB   0 ms         0",
         "     2  4244  starting  0 s          0            0       0 B  12 ms         2",
         "",
-        "PROVIDER  DIALECT  KEY  ACTIVE  COMPLETED  CANCELLED  FAILED  LAST ERROR",
-        "kimi      openai   yes       0         10          0       1  ReadError",
+        "PROVIDER  DIALECT  KEY  HEALTH   ACTIVE  COMPLETED  CANCELLED  FAILED  LAST ERROR",
+        "kimi      openai   yes  healthy       0         10          0       1  ReadError",
     ]
 
 

@@ -15,8 +15,10 @@ from fakes.streams import ListedStore
 from structlog.testing import capture_logs
 
 from shared.config import Config, Server
+from shared.paths import Paths
 from supervisor import backoff, fleet, plan
 from supervisor.fleet import Fleet, Settings
+from supervisor.hub import Hub
 from supervisor.ledger import Ledger
 from supervisor.listen import open_listeners
 
@@ -94,8 +96,9 @@ def make(server, nursery, tmp_path):
                 Settings(config=config, keys=keys, listeners=tuple(listeners)),
                 ledger=ledger,
                 store=store,
+                hub=Hub(config, ledger),
                 supervisor_pid=os.getpid(),
-                spool=tmp_path / "spool",
+                paths=Paths(state=tmp_path, runtime=tmp_path, logs=tmp_path),
             ),
             ledger,
             store.records,

@@ -67,6 +67,19 @@ def test_a_dead_worker_leaves_failed_records_with_what_was_heard(ledger):
     assert ledger.totals().failed == 2
 
 
+def test_what_a_dead_worker_had_told_has_its_cost(ledger):
+    for id, price in (("priced", 10.0), ("free", 0.0), ("unpriced", None), ("unheard", 10.0)):
+        ledger.started(11, make_start(id, output_price=price))
+    ledger.progress(11, [Progress(id, 500, 1) for id in ("priced", "free", "unpriced")])
+    records = ledger.worker_died(11, now=2_000.0)
+    assert {record.start.id: record.cost for record in records} == {
+        "priced": 0.005,
+        "free": 0.0,
+        "unpriced": None,
+        "unheard": 0.0,
+    }
+
+
 def test_providers_are_counted_as_asked_and_as_answered(ledger):
     ledger.started(11, make_start("a", provider="kimi"))
     ledger.started(11, make_start("b", provider="kimi"))
@@ -122,3 +135,42 @@ def test_started_is_active_plus_ended_and_every_id_ends_once(steps):
         assert totals.active == sum(counts.active for counts in ledger.provider_counts().values())
         assert all(counts.active >= 0 for counts in ledger.provider_counts().values())
         assert len(recorded) == len(set(recorded)) == ended
+
+
+def test_when_a_stream_last_moved(ledger):
+    ledger.started(11, make_start("a"), 10.0)
+    (stream,) = ledger.active()
+    assert (stream.began, stream.moved) == (10.0, 10.0)
+    for step, now, moved in (
+        (Progress("a", 0, 0), 11.0, 10.0),
+        (Progress("a", 0, 20), 12.0, 12.0),  # bytes that hold no text
+        (Progress("a", 5, 20), 13.0, 13.0),
+        (Progress("a", 5, 20), 99.0, 13.0),
+    ):
+        ledger.progress(11, [step], now)
+        assert (stream.began, stream.moved) == (10.0, moved)
+
+
+def test_how_fast_a_stream_is(ledger):
+    ledger.started(11, make_start("a"), 10.0)
+    (stream,) = ledger.active()
+    for tokens, now, rate in (
+        (10, 11.0, 10.0),
+        (90, 11.001, 10.0),  # two beats that were read together
+        (90, 12.0, 80.0),
+        (90, 13.0, 0.0),
+        (3, 14.0, 0.0),  # another attempt began
+        (5, 15.0, 2.0),
+    ):
+        ledger.progress(11, [Progress("a", tokens, 0)], now)
+        assert stream.rate == pytest.approx(rate)
+
+
+def test_the_accuracy_of_our_counts(ledger):
+    assert ledger.token_accuracy is None
+    ledger.ended(11, make_record("a", completion=Tokens(100, "provider"), counted_completion=90))
+    ledger.ended(11, make_record("b", completion=Tokens(100, "provider"), counted_completion=106))
+    ledger.ended(11, make_record("b", completion=Tokens(100, "provider"), counted_completion=1))  # told twice
+    ledger.ended(11, make_record("c", completion=Tokens(7, "counted"), counted_completion=None))
+    ledger.ended(11, make_record("d", completion=Tokens(7, "partial")))
+    assert ledger.token_accuracy == 0.98

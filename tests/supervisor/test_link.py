@@ -48,6 +48,22 @@ class PlayedProcess:
         await self.dead.wait()
 
 
+class PlayedHub:
+    """Notes what it hears."""
+
+    def __init__(self):
+        self.heard = []
+
+    def joined(self, peer):
+        self.heard.append("joined")
+
+    def take(self, peer, message):
+        self.heard.append(type(message).__name__)
+
+    def left(self, peer, records):
+        self.heard.append([record.start.id for record in records])
+
+
 class Scene:
     """A link, the worker's ends of its pipes, and what came out of it."""
 
@@ -58,6 +74,7 @@ class Scene:
         self.ledger = Ledger()
         self.store = ListedStore(holding=True)
         self.records = self.store.records
+        self.hub = PlayedHub()
         self.ready = trio.Event()
         self.link = Link(
             self.process,
@@ -65,6 +82,7 @@ class Scene:
             generation=3,
             ledger=self.ledger,
             store=self.store,
+            hub=self.hub,
             clock=AwakeClock(trio.current_time()),
             on_ready=self.ready.set,
         )

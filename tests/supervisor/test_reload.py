@@ -11,9 +11,11 @@ from fakes.streams import ListedStore
 
 from shared.config import Config, Server, Storage
 from shared.config.locate import load_config
+from shared.paths import Paths
 from supervisor import reload
 from supervisor.fleet import Fleet, Settings
 from supervisor.forkserver import ForkServer
+from supervisor.hub import Hub
 from supervisor.ledger import Ledger
 from supervisor.listen import close_listeners, open_listeners
 from supervisor.reload import Outcome, Reloader, Reloads
@@ -85,8 +87,17 @@ class PlayedStore:
 
 def make_fleet(settings):
     """One that never runs."""
-    spool = Path("/nowhere")
-    return Fleet(ForkServer(), settings, ledger=Ledger(), store=ListedStore(), supervisor_pid=os.getpid(), spool=spool)
+    ledger = Ledger()
+    nowhere = Path("/nowhere")
+    return Fleet(
+        ForkServer(),
+        settings,
+        ledger=ledger,
+        store=ListedStore(),
+        hub=Hub(settings.config, ledger),
+        supervisor_pid=os.getpid(),
+        paths=Paths(state=nowhere, runtime=nowhere, logs=nowhere),
+    )
 
 
 class Scene:
@@ -100,7 +111,8 @@ class Scene:
         self.fleet = make_fleet(settings)
         self.store = PlayedStore()
         self.env = {}
-        self.reloader = Reloader(self.fleet, option=str(path), env=self.env, store=self.store)
+        self.told = []
+        self.reloader = Reloader(self.fleet, option=str(path), env=self.env, store=self.store, publish=self.told.append)
 
     async def reload(self, text):
         self.path.write_text(text)
@@ -223,6 +235,16 @@ async def test_the_built_in_configuration_reloads_to_itself(tmp_path, monkeypatc
     fleet = make_fleet(settings)
     env = {"HOME": str(tmp_path), "KIMI_PROXY_CONFIG": str(tmp_path / "config.toml")}
     (tmp_path / "config.toml").write_text("[server]\nbind = ['127.0.0.1:0']\n")
-    reloader = Reloader(fleet, option=None, env=env, store=PlayedStore())
+    reloader = Reloader(fleet, option=None, env=env, store=PlayedStore(), publish=lambda event: None)
     assert (await reloader.reload()).applied
     close_listeners(fleet.open_listeners)
+
+
+async def test_listeners_are_told_how_it_went(scene):
+    await scene.reload("[server]\nbind = ['127.0.0.1:0']\nworkers = 3\n")
+    await scene.reload("[server]\nworkers = 'many'\n")
+    good, bad = scene.told
+    assert (good.ok, good.error, bad.ok, bad.message) == (True, None, False, None)
+    assert "workers" in good.message
+    assert "workers" in bad.error
+    assert good.source == bad.source == str(scene.path)

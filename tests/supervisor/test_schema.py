@@ -24,7 +24,17 @@ def test_the_columns_are_those_of_the_table(connection):
 
 def test_a_full_record_as_a_row(connection):
     record = make_record(
-        start=make_start("a", session="s", worker=3, provider="kimi", model="claude-x", streaming=False),
+        start=make_start(
+            "a",
+            session="s",
+            worker=3,
+            provider="kimi",
+            model="claude-x",
+            streaming=False,
+            client="1a2b3c4d",
+            groups_only=True,
+            context_size=131_072,
+        ),
         provider="groq",
         upstream_model="llama",
         status="cancelled",
@@ -37,6 +47,9 @@ def test_a_full_record_as_a_row(connection):
         http_status=200,
         retries=1,
         cancel_latency=0.002,
+        cache_read=5,
+        cache_write=2,
+        cost=0.0125,
     )
     connection.execute(schema.INSERT, schema.row(record))
     assert dict(connection.execute("SELECT * FROM streams").fetchone()) == {
@@ -63,13 +76,20 @@ def test_a_full_record_as_a_row(connection):
         "http_status": 200,
         "retries": 1,
         "cancel_latency": 0.002,
+        "cache_read": 5,
+        "cache_write": 2,
+        "cost": 0.0125,
+        "client": "1a2b3c4d",
+        "groups_only": 1,
+        "context_size": 131_072,
     }
 
 
 def test_what_is_unknown_is_null(connection):
     connection.execute(schema.INSERT, schema.row(make_record(prompt=None, completion=None)))
     stored = connection.execute("SELECT * FROM streams").fetchone()
-    assert stored["prompt_tokens"] is stored["completion_source"] is stored["session"] is None
+    for column in ("prompt_tokens", "completion_source", "session", "cost", "cache_read", "client", "context_size"):
+        assert stored[column] is None
 
 
 def test_the_first_record_of_an_id_stays(connection):

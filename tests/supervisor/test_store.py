@@ -140,6 +140,16 @@ def test_old_rows_go_and_new_ones_stay(opened, path, monkeypatch):
     wait_until(lambda: stored_ids(path) == ["new"])
 
 
+def test_with_new_settings_old_rows_go_at_once(opened, path):
+    writer = opened(now=lambda: 10 * DAY)
+    writer.put_nowait(make_record(start=make_start("old", started=5 * DAY)))
+    writer.put_nowait(make_record(start=make_start("new", started=9 * DAY)))
+    wait_until(lambda: writer.stored == 2)
+    assert stored_ids(path) == ["old", "new"]
+    writer.settings = Storage(keep_days=2)
+    wait_until(lambda: stored_ids(path) == ["new"])
+
+
 def test_a_lock_held_by_another_process_is_waited_out(opened, path, quick_retries):
     writer = opened()
     with closing(sqlite3.connect(path, isolation_level=None)) as other, capture_logs() as logs:
@@ -154,6 +164,20 @@ def test_a_lock_held_by_another_process_is_waited_out(opened, path, quick_retrie
         wait_until(lambda: writer.status().buffered == 0)
     assert stored_ids(path) == ["a", "b"]
     assert events(logs) == ["storage_problem", "storage_recovered"]
+
+
+def test_how_long_the_oldest_record_has_waited(opened, path, quick_retries):
+    writer = opened()
+    assert writer.status().lag == 0.0
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        writer.put_nowait(make_record("a"))
+        wait_until(lambda: writer.status().lag > 0.05)
+        writer.put_nowait(make_record("b"))
+        assert writer.status().lag > 0.05
+        other.execute("ROLLBACK")
+        wait_until(lambda: writer.status().buffered == 0)
+    assert writer.status().lag == 0.0
 
 
 def test_a_lock_does_not_prevent_the_start(opened, path, quick_retries):

@@ -32,7 +32,7 @@ def anthropic_error_of(head, body):
     return told["error"]
 
 
-@pytest.mark.parametrize("path", ["/", "/nope", "/v1/chat/completions/", "/v1", "//v1/models", "/%00"])
+@pytest.mark.parametrize("path", ["/nope", "/v1/chat/completions/", "/v1", "//v1/models", "/%00"])
 async def test_404(gateway, path):
     client = await gateway.connect()
     head, body = await client.get(path)
@@ -49,7 +49,7 @@ async def test_404(gateway, path):
         ("/v1/messages/batches", {}),
         ("/messages/", {}),
         ("/v1/complete", {"anthropic_version": "2023-06-01"}),
-        ("/", {"anthropic_version": "2023-06-01"}),
+        ("/nope", {"anthropic_version": "2023-06-01"}),
     ],
 )
 async def test_404_for_a_client_of_the_other_dialect(gateway, path, headers):
@@ -65,7 +65,7 @@ async def test_whether_anybody_is_here(upstream):
         client = await gateway.connect()
         await client.request("HEAD", "/")
         head = await client.head()
-        assert (head.status, head.headers["content-length"]) == (200, "0")
+        assert head.status == 200
         assert (await client.get("/health"))[0].status == 200
         head, body = await client.get("/", "POST")
         assert (head.status, head.headers["allow"]) == (405, "GET, HEAD")
@@ -97,6 +97,7 @@ async def test_405_names_the_methods(gateway):
         (b"[" * 100_000, 400, "not a JSON object"),
         (b'{"model": "m"}', 400, "`messages` is required"),
         (b'{"model": "who", "messages": []}', 404, "the model 'who' does not exist here; there are: m"),
+        (b'{"model": "one/%s", "messages": []}' % (b"x" * 600), 400, "model: a name has at most 512 characters"),
     ],
 )
 async def test_bad_requests(gateway, body, status, message):
@@ -264,6 +265,7 @@ async def test_health(gateway):
         assert head.status == 200
         told = json.loads(body)
         assert (told["status"], told["service"], told["version"]) == ("ok", "kimi-proxy", VERSION)
+        assert {"streaming", "sessions", "rate_limits", "metrics", "history"} <= set(told["features"])
     await client.request("HEAD", "/health")
     head = await client.head()
     assert head.status == 200
@@ -427,19 +429,6 @@ async def test_http_1_0(gateway, upstream):
     old = await gateway.connect()
     await old.send(b"GET /health HTTP/1.0\r\n\r\n")
     assert (await old.answer())[0].status == 200
-
-
-async def test_a_websocket_is_refused(gateway):
-    client = await gateway.connect()
-    head, _ = await client.get(
-        "/ws",
-        connection="upgrade",
-        upgrade="websocket",
-        sec_websocket_version="13",
-        sec_websocket_key="dGhlIHNhbXBsZSBub25jZQ==",
-    )
-    assert head.status == 403
-    await gateway.wait(lambda: not gateway.server.connections)
 
 
 async def test_models(upstream):

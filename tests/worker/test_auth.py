@@ -28,13 +28,22 @@ HASHED = "sha256:" + hashlib.sha256(b"hidden").hexdigest()
     ],
 )
 def test_credentials(authorization, x_api_key, accepted):
-    assert Authenticator(Auth(keys=("plain", HASHED))).accepts(authorization, x_api_key) is accepted
+    found = Authenticator(Auth(keys=("plain", HASHED))).identify(authorization, x_api_key)
+    assert (found is not None) is accepted
+
+
+@pytest.mark.parametrize("key", ["plain", "hidden"])
+def test_a_caller_is_known_by_the_hash_of_the_key(key):
+    authenticator = Authenticator(Auth(keys=("plain", HASHED)))
+    fingerprint = hashlib.sha256(key.encode()).hexdigest()[:12]
+    assert authenticator.identify(f"Bearer {key}", None) == fingerprint
+    assert authenticator.identify("Bearer wrong", key) == fingerprint
 
 
 def test_without_keys_everybody_may_ask():
     open_house = Authenticator(Auth())
     assert not open_house.required
-    assert open_house.accepts(None, None)
+    assert open_house.identify("Bearer any", None) is None
     assert Authenticator(Auth(keys=("k",))).required
 
 

@@ -8,6 +8,7 @@ from fakes.gateway import make_config, serve_gateway
 from fakes.upstream import HANG, LAST_CHUNK, chunk, head, openai_chunk, openai_stream, whole
 
 from shared.records import Tokens
+from worker.streaming import pump
 from worker.streaming.session import CANCEL_GRACE
 
 SSE = head(200, {"content-type": "text/event-stream"}, chunked=True)
@@ -203,6 +204,20 @@ async def test_leaving_after_the_end_is_no_cancellation(upstream):
         client.close()
         record = await gateway.wait_record()
         assert (record.status, record.error_type) == ("completed", None)
+
+
+@pytest.mark.parametrize("reason", REASONS)
+async def test_after_the_end_only_the_wait_for_the_upstream_s_end_is_cut_short(upstream, reason, monkeypatch):
+    monkeypatch.setattr(pump, "EOF_WAIT", 60.0)
+    async with serve_gateway(make_config(upstream)) as gateway:
+        upstream.script(*openai_stream("hello")[:-1], HANG)
+        client = await ask(gateway)
+        await client.answer()
+        request = await upstream.wait_request()
+        cancel(gateway, reason)
+        await request.closed.wait()
+        record = await gateway.wait_record()
+        assert (record.status, record.error_type, record.cancel_latency) == ("completed", None, None)
 
 
 async def test_other_streams_go_on(upstream):

@@ -8,7 +8,7 @@ from fakes.gateway import CHAT, MESSAGES, make_config, message_bytes, serve_gate
 from fakes.upstream import COMPLETION, json_response, openai_stream, sse_response, whole
 
 from shared.config import Model
-from worker.endpoints.stream import MAX_SESSION_CHARS
+from worker.admission import session_name
 
 MESSAGE = {
     "id": "msg_1",
@@ -214,7 +214,8 @@ async def test_names_of_models(upstream):
         ({}, {"metadata": {"user_id": json.dumps({"session_id": CLAUDE_CODE})}}, CLAUDE_CODE, True),
         ({}, {"metadata": {"user_id": OLD_USER_ID}}, CLAUDE_CODE, True),
         ({}, {"metadata": {"user_id": "somebody"}}, None, False),
-        ({"x_session_id": "x" * 999}, {}, "x" * MAX_SESSION_CHARS, False),
+        ({"x_session_id": "x" * 256}, {}, "x" * 256, False),
+        ({"x_session_id": "x" * 999}, {}, session_name("x" * 999), False),
     ],
 )
 async def test_sessions(gateway, upstream, headers, body, session, groups_only):

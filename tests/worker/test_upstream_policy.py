@@ -7,7 +7,8 @@ from worker.upstream.policy import Failure, GiveUp, NextTarget, Retry, failure_o
 PROVIDER = Provider(name="p", max_retries=2, backoff_base=1.0, max_backoff=4.0)
 AGAIN = [Failure("connect"), Failure("broken"), *(Failure("status", status) for status in (500, 502, 503, 504, 529))]
 STATUSES_ELSEWHERE = (301, 401, 402, 403, 404, 408, 429)
-ELSEWHERE = [Failure("timeout"), Failure("untranslatable"), *(Failure("status", code) for code in STATUSES_ELSEWHERE)]
+ELSEWHERE = [Failure("timeout"), Failure("untranslatable"), Failure("limited")]
+ELSEWHERE += [Failure("status", code) for code in STATUSES_ELSEWHERE]
 AT_FAULT = [Failure("status", status) for status in (400, 405, 409, 413, 415, 422)]
 
 

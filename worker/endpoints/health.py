@@ -6,7 +6,10 @@ from shared import VERSION
 from worker.asgi import JSON, Request
 from worker.gateway import Gateway
 
-FEATURES = ["openai", "anthropic", "streaming", "cancellation", "fallbacks", "accounting"]
+FEATURES = [
+    *("openai", "anthropic", "streaming", "cancellation", "fallbacks", "accounting"),
+    *("sessions", "rate_limits", "provider_health", "metrics", "live_events", "history", "costs"),
+]
 
 
 async def live(gateway: Gateway, request: Request) -> None:

@@ -6,13 +6,17 @@ from typing import TypeVar
 
 from shared.errors import DialectError
 from shared.records import StreamStart
+from worker.admission import session_name
 from worker.asgi import HttpError, Request
 from worker.dialects.exchange import Exchange
+from worker.dialects.tokens import CHARS_PER_TOKEN
 from worker.gateway import Gateway
+from worker.health import CircuitOpen
 from worker.models import known_names, resolve
 from worker.streaming.pump import run_stream
 
-MAX_SESSION_CHARS = 256
+MAX_MODEL_CHARS = 512
+"""The name goes into records, events and lists, where a client could put megabytes otherwise."""
 AnyExchange = TypeVar("AnyExchange", bound=Exchange)
 
 
@@ -43,8 +47,10 @@ async def answer(
         exchange = make(body, id, int(now))
     except DialectError as error:
         raise HttpError(400, str(error)) from None
-    targets = resolve(config, exchange.model)
-    if not targets:
+    if len(exchange.model) > MAX_MODEL_CHARS:
+        raise HttpError(400, f"model: a name has at most {MAX_MODEL_CHARS} characters", param="model")
+    known = resolve(config, exchange.model)
+    if not known:
         # Anthropic's own sentence begins like this, and clients know it by that.
         subject = f"model: {exchange.model}" if exchange.dialect == "anthropic" else f"the model {exchange.model!r}"
         raise HttpError(
@@ -53,13 +59,18 @@ async def answer(
             code="model_not_found",
             param="model",
         )
+    forbidden: CircuitOpen | None = None
+    if not (targets := gateway.health.order(known)):
+        forbidden = CircuitOpen(known, gateway.health.retry_after(known, config.health.open_time))
+        targets = known
     session = request.header(b"x-session-id") or exchange.session
     grouped = None if session else group(exchange)
     session = session or grouped
+    price = targets[0].price
     start = StreamStart(
         id=id,
         trace=request.trace,
-        session=session[:MAX_SESSION_CHARS] if session else None,
+        session=session_name(session) if session else None,
         groups_only=grouped is not None,
         worker=gateway.worker,
         provider=targets[0].provider,
@@ -67,5 +78,9 @@ async def answer(
         dialect=exchange.dialect,
         streaming=exchange.stream,
         started=now,
+        client=request.client,
+        context_size=targets[0].context_size,
+        prompt_estimate=exchange.body_bytes // CHARS_PER_TOKEN,
+        output_price=price.output if price is not None else None,
     )
-    await run_stream(gateway, request, exchange, start, targets)
+    await run_stream(gateway, request, exchange, start, targets, forbidden)

@@ -7,7 +7,9 @@ import tiktoken
 import trio
 from msgspec import Struct
 
+from shared.config import Price
 from shared.records import Status, Tokens
+from worker.cost import cost_of
 from worker.dialects.exchange import Exchange
 from worker.dialects.relay import Relay
 from worker.dialects.tokens import CHARS_PER_TOKEN, TokenMeter, count_tokens
@@ -18,6 +20,11 @@ INLINE_CHARS = 8192
 FOLD_CHARS = 256 * 1024
 # How long a stream's record may wait for its count; then an estimate takes its place.
 COUNT_TIMEOUT = 2.5
+# How streams end whose last provider has not taken them up, and so charges nothing.
+UNBILLED = frozenset(
+    {"HTTPStatusError", "LimitExceeded", "CircuitOpen", "UntranslatableRequest", "ConnectError", "ConnectTimeout"}
+)
+FREE = Price()
 
 
 class Account(Struct, frozen=True):
@@ -26,6 +33,9 @@ class Account(Struct, frozen=True):
     prompt: Tokens | None
     completion: Tokens | None
     counted_completion: int | None
+    cache_read: int | None = None
+    cache_write: int | None = None
+    cost: float | None = None
 
 
 class Counter:
@@ -54,10 +64,20 @@ class Counter:
         finally:
             meter.counted += -(-chars // CHARS_PER_TOKEN) if counted is None else counted
 
-    async def account(self, exchange: Exchange, relay: Relay | None, status: Status, *, sent: bool) -> Account:
+    async def account(
+        self,
+        exchange: Exchange,
+        relay: Relay | None,
+        status: Status,
+        *,
+        sent: bool,
+        price: Price | None = None,
+        billed: bool = True,
+    ) -> Account:
         """The counts for a stream that ended with `status`; `sent`: its request may have reached an upstream.
 
-        Takes at most `COUNT_TIMEOUT`, whatever cancels the caller, and less after `hurry`: a record must be written.
+        What has arrived costs its `price`, however the stream ended, unless it is not `billed` at all.  Takes at most
+        `COUNT_TIMEOUT`, whatever cancels the caller, and less after `hurry`: a record must be written.
         """
         usage = relay.usage if relay is not None else None
         told = usage.prompt_tokens if usage is not None else None
@@ -74,10 +94,21 @@ class Counter:
             if count_prompt:
                 prompt = Tokens(await self._count(exchange.prompt_texts, exchange.body_bytes), "counted")
         counted = relay.meter.counted if relay is not None else 0
+        beside: int | None = None
         if usage is not None and usage.completion_tokens is not None:
-            return Account(prompt, Tokens(usage.completion_tokens, "provider"), counted)
-        completion = Tokens(counted, "counted" if status == "completed" else "partial")
-        return Account(prompt, completion if sent else None, None)
+            completion: Tokens | None = Tokens(usage.completion_tokens, "provider")
+            beside = counted
+        else:
+            completion = Tokens(counted, "counted" if status == "completed" else "partial") if sent else None
+        read, written = (usage.cache_read_tokens, usage.cache_write_tokens) if usage is not None else (None, None)
+        cost = cost_of(
+            price if billed or price is None else FREE,
+            prompt.count if prompt else None,
+            completion.count if completion else None,
+            read,
+            written,
+        )
+        return Account(prompt, completion, beside, read, written, cost)
 
     async def count_asked(self, count: Callable[[tiktoken.Encoding], int], size: int) -> int:
         """What `count` counts for a client that asked: in a thread, unless what is counted has a small `size` in bytes.

@@ -36,6 +36,8 @@ class Downstream:
         """Whether a ping may commit 200: the upstream has accepted the request, or `early_ping` is set."""
         self.committed = False
         self.ended = False
+        self.extra_headers: list[Header] = []
+        """Sent with an answer, not with a refusal."""
 
     async def send(self, data: bytes) -> None:
         """Whole events for the client; the first ones commit the response."""
@@ -56,7 +58,7 @@ class Downstream:
         self.ended = True
         if not self._streaming:
             self.committed = True
-            await self._request.respond(200, data, [JSON])
+            await self._request.respond(200, data, [JSON, *self.extra_headers])
             return
         if data:
             await self.send(data)
@@ -92,4 +94,6 @@ class Downstream:
         headers = STREAM_HEADERS
         if self._request.scope["http_version"] == "1.1" and not self._request.closes_connection:
             headers = [*headers, KEEP_ALIVE]
+        if self.extra_headers:
+            headers = [*headers, *self.extra_headers]
         await self._request.start(200, headers)

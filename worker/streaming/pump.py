@@ -20,18 +20,22 @@ from msgspec import Struct
 from shared.config import Config, Provider
 from shared.errors import DialectError, UpstreamBroken, UpstreamError, UpstreamTimeout
 from shared.logs import get_logger
-from shared.messages import StreamEnded, StreamStarted
+from shared.messages import StreamStarted
 from shared.records import Status, StreamRecord, StreamStart
+from worker.admission import session_key
 from worker.asgi import Request
 from worker.dialects.exchange import Exchange
 from worker.dialects.foreign_error import foreign_message
 from worker.dialects.relay import Relay
 from worker.gateway import Gateway
+from worker.health import CircuitOpen
 from worker.models import Target
 from worker.streaming import refusal
-from worker.streaming.accounting import FOLD_CHARS
+from worker.streaming.accounting import FOLD_CHARS, UNBILLED
 from worker.streaming.downstream import Downstream
+from worker.streaming.limits import LimitExceeded, limit_headers
 from worker.streaming.refusal import StreamedRejection, UntranslatableRequest, UpstreamRejection
+from worker.streaming.report import tell_end, tell_failure, tell_first_byte, tell_start
 from worker.streaming.session import Session
 from worker.upstream.client import UpstreamResponse
 from worker.upstream.policy import Failure, NextTarget, Retry, failure_of, next_step, parse_retry_after
@@ -52,9 +56,17 @@ class Outcome(Struct, frozen=True):
 
 
 async def run_stream(
-    gateway: Gateway, request: Request, exchange: Exchange, start: StreamStart, targets: Sequence[Target]
+    gateway: Gateway,
+    request: Request,
+    exchange: Exchange,
+    start: StreamStart,
+    targets: Sequence[Target],
+    forbidden: CircuitOpen | None = None,
 ) -> None:
-    """Answer one request and account for it.  Exactly one terminal record follows, however this ends."""
+    """Answer one request and account for it.  Exactly one terminal record follows, however this ends.
+
+    `forbidden`: none of `targets` may be asked now, and the client is told so.
+    """
     config = gateway.config
     ping = exchange.ping if exchange.stream else None
     downstream = Downstream(request, ping=ping, ping_interval=config.streaming.ping_interval)
@@ -63,16 +75,14 @@ async def run_stream(
     pump = Pump(gateway, config, exchange, session, targets)
     gateway.sessions.add(session)
     gateway.link.send(StreamStarted(start))
-    get_logger().info(
-        "stream_start", trace=start.trace, session=start.session, provider=start.provider, model=start.model
-    )
     outcome = Outcome("failed", "InternalError")
     try:
         request.connection.watch(partial(session.cancel, "client_disconnect"))
-        outcome = await pump.run()
+        outcome = await pump.run(forbidden)
     finally:
         request.connection.watch(None)
         session.close_upstream()
+        pump.leave()
         gateway.sessions.remove(session)
         await _record(gateway, request, pump, outcome)
 
@@ -93,14 +103,19 @@ class Pump:
         self.target = targets[0]
         self.reached_upstream = False
         """A request was on its way to an upstream: its prompt may be billed."""
+        self._place: str | None = None
+        """The provider whose limits count this stream."""
+        self._unused = False
+        """…and which has not been asked yet."""
+        self._admitted = False
 
-    async def run(self) -> Outcome:
+    async def run(self, forbidden: CircuitOpen | None = None) -> Outcome:
         """Carry the stream to its end, and tell the client how it went; raises nothing but `trio.Cancelled`."""
         session = self.session
         outcome: Outcome | None = None
         with session.scope:
             try:
-                outcome = await self._try_targets()
+                outcome = await (self._try_targets() if forbidden is None else self._fail(forbidden))
             except UpstreamError as error:
                 # After a cancel this only tells that the upstream was closed, by the cancel: a send can't be cancelled,
                 # so a task that was stuck in one comes by here.
@@ -123,10 +138,11 @@ class Pump:
         for number, target in enumerate(self._targets):
             self.target = target
             provider = self._config.providers[target.provider]
-            session.drain_timeout = provider.drain_timeout if provider.on_disconnect == "drain" else None
             attempt = 0
             while True:
                 try:
+                    if attempt == 0:
+                        await self._enter(target, provider)
                     return await self._attempt(target, provider)
                 except UpstreamError as error:
                     session.close_upstream()
@@ -136,8 +152,9 @@ class Pump:
                     step = next_step(_failure(error), attempt, provider, fallbacks_left=left)
                     if not isinstance(step, Retry | NextTarget):
                         raise
-                    _log_error(session, target, error, retried=True)
-                    session.retries += 1
+                    tell_failure(self._gateway.link, session, target, error, retried=True)
+                    if not isinstance(error, LimitExceeded):
+                        session.retries += 1
                     if isinstance(step, NextTarget):
                         break
                     await trio.sleep(step.delay)
@@ -145,6 +162,34 @@ class Pump:
                         raise
                     attempt += 1
         raise AssertionError("the policy named a next target where there is none")
+
+    async def _enter(self, target: Target, provider: Provider) -> None:
+        """Wait until the stream may ask this provider.  `LimitExceeded` if it may not."""
+        session, start = self.session, self.session.start
+        admissions = self._gateway.admissions
+        self.leave()
+        session.drain_timeout = None  # nothing is sent yet: a client that leaves now leaves nothing to be read
+        if admissions.needs(self._config, start, provider):
+            key = session_key(self._config, start)
+            verdict = await admissions.enter(start.id, target.provider, key, start.client)
+            if (limit := verdict.limit) is not None:
+                headers = limit_headers(limit, self.exchange.dialect, time.time())
+                if not verdict.admitted:
+                    raise LimitExceeded(limit, headers)
+                self._place, self._unused = target.provider, True
+                session.downstream.extra_headers = [] if limit.concurrent else headers
+            await trio.lowlevel.checkpoint_if_cancelled()
+        session.drain_timeout = provider.drain_timeout if provider.on_disconnect == "drain" else None
+        if not self._admitted:
+            self._admitted = True
+            tell_start(session, target)
+
+    def leave(self) -> None:
+        """Give the place at a provider to others, if the stream has one."""
+        if self._place is not None:
+            self._gateway.admissions.leave(self.session.start.id, self._place, unused=self._unused)
+            self._place = None
+            self.session.downstream.extra_headers = []
 
     async def _attempt(self, target: Target, provider: Provider) -> Outcome:
         """One request to one upstream, relayed to its end.  Raises `UpstreamError` however it fails."""
@@ -160,7 +205,7 @@ class Pump:
             raise UntranslatableRequest(str(error)) from None
         relay = session.relay = exchange.relay(provider)
         session.overdue = False
-        self.reached_upstream = True
+        self.reached_upstream, self._unused = True, False
         with trio.CancelScope(deadline=trio.current_time() + provider.first_byte_timeout) as first_byte:
             response = session.upstream = await client.open(
                 body, headers=exchange.upstream_headers(provider), query=exchange.upstream_query(provider)
@@ -197,13 +242,7 @@ class Pump:
         session.first_byte = trio.current_time() - session.began
         if not self.exchange.stream:
             return  # its end, which tells the same, follows at once
-        get_logger().info(
-            "stream_latency",
-            trace=session.start.trace,
-            session=session.start.session,
-            provider=target.provider,
-            first_byte=round(session.first_byte, 4),
-        )
+        tell_first_byte(session, target, session.first_byte)
 
     async def _relay(self, response: UpstreamResponse, relay: Relay, data: bytes, chunk_timeout: float) -> Outcome:
         session = self.session
@@ -241,7 +280,7 @@ class Pump:
             await _read_to_eof(response)
         if relay.error is not None:
             told = UpstreamError(relay.error)
-            _log_error(session, self.target, told)
+            tell_failure(self._gateway.link, session, self.target, told)
             return Outcome("failed", told.error_type)
         return Outcome("completed")
 
@@ -252,10 +291,11 @@ class Pump:
         outcome = Outcome("failed", error.error_type)
         if session.client_gone:
             return outcome
-        _log_error(session, self.target, error)
+        tell_failure(self._gateway.link, session, self.target, error)
         session.ended = True
         if session.downstream.committed:
-            await session.downstream.finish(self.exchange.error_event(str(error), "upstream_error"))
+            type = "rate_limit_error" if isinstance(error, LimitExceeded) else "upstream_error"
+            await session.downstream.finish(self.exchange.error_event(str(error), type))
         else:
             provider = self._config.providers[self.target.provider]
             await session.downstream.refuse(*refusal.of_upstream_error(self.exchange, provider, error))
@@ -266,11 +306,12 @@ class Pump:
         session = self.session
         if session.client_gone or session.downstream.ended:
             return
-        status, message, type = refusal.CANCELLED[session.reason or "admin"]
+        reason = session.reason or "admin"
         if session.downstream.committed:
+            _, message, type = refusal.CANCELLED[reason]
             await session.downstream.finish(self.exchange.error_event(message, type))
         else:
-            await session.downstream.refuse(*refusal.plain(self.exchange, status, message, type))
+            await session.downstream.refuse(*refusal.of_cancel(self.exchange, reason))
 
 
 async def _read_to_eof(response: UpstreamResponse) -> None:
@@ -289,20 +330,9 @@ def _failure(error: UpstreamError) -> Failure:
         return Failure("status", status=error.status, retry_after=retry_after)
     if isinstance(error, UntranslatableRequest):
         return Failure("untranslatable")
+    if isinstance(error, LimitExceeded):
+        return Failure("limited")
     return failure_of(error)
-
-
-def _log_error(session: Session, target: Target, error: UpstreamError, *, retried: bool = False) -> None:
-    get_logger().warning(
-        "STREAM_ERROR",
-        trace=session.start.trace,
-        session=session.start.session,
-        provider=target.provider,
-        model=target.model,
-        error_type=error.error_type,
-        message=str(error),
-        retried=retried,
-    )
 
 
 async def _record(gateway: Gateway, request: Request, pump: Pump, outcome: Outcome) -> None:
@@ -313,6 +343,8 @@ async def _record(gateway: Gateway, request: Request, pump: Pump, outcome: Outco
         session.relay,
         outcome.status,
         sent=pump.reached_upstream and outcome.error_type not in ("ConnectError", "ConnectTimeout"),
+        price=pump.target.price,
+        billed=outcome.error_type not in UNBILLED,
     )
     record = StreamRecord(
         start=session.start,
@@ -324,27 +356,12 @@ async def _record(gateway: Gateway, request: Request, pump: Pump, outcome: Outco
         prompt=account.prompt,
         completion=account.completion,
         counted_completion=account.counted_completion,
+        cache_read=account.cache_read,
+        cache_write=account.cache_write,
+        cost=account.cost,
         error_type=outcome.error_type,
         http_status=request.response_status,
         retries=session.retries,
         cancel_latency=session.cancel_latency,
     )
-    gateway.link.send(StreamEnded(record))
-    log = get_logger()
-    if outcome.status == "cancelled":
-        log.info(
-            "stream_cancelled", trace=session.start.trace, session=session.start.session, reason=outcome.error_type
-        )
-    log.info(
-        "stream_end",
-        trace=session.start.trace,
-        session=session.start.session,
-        provider=record.provider,
-        status=record.status,
-        http_status=record.http_status,
-        duration=round(duration, 4),
-        first_byte=None if record.first_byte is None else round(record.first_byte, 4),
-        prompt_tokens=record.prompt and record.prompt.count,
-        completion_tokens=record.completion and record.completion.count,
-        retries=record.retries,
-    )
+    tell_end(gateway.link, record)

@@ -1,5 +1,7 @@
 """What a client is told when its stream fails before the first byte.  Pure."""
 
+import math
+
 import httpx
 
 from shared.config import Provider
@@ -10,11 +12,14 @@ from worker.dialects.error_status import status_of_error
 from worker.dialects.exchange import UPSTREAMS, Exchange
 from worker.dialects.foreign_error import foreign_message
 from worker.dialects.overflow import OPENAI_CODE, find_overflow
+from worker.health import CircuitOpen
+from worker.streaming.limits import LimitExceeded
 
 Refusal = tuple[int, bytes, list[Header]]
 
 # Asking again can't help: the client should not.
 FINAL_STATUSES = frozenset({400, 401, 402, 403, 404, 405, 413, 415, 422})
+NO_RETRY: Header = (b"x-should-retry", b"false")
 PASSED_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
 PASSED_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
 
@@ -61,6 +66,12 @@ class UntranslatableRequest(UpstreamError):
 
 def of_upstream_error(exchange: Exchange, provider: Provider, error: UpstreamError) -> Refusal:
     """Status, body and headers for an upstream's failure.  Its own error passes unchanged where dialects match."""
+    if isinstance(error, LimitExceeded):
+        status, body, headers = plain(exchange, 429, str(error), "rate_limit_exceeded")
+        return status, body, [*headers, *error.headers]
+    if isinstance(error, CircuitOpen):
+        status, body, headers = plain(exchange, 503, str(error), "circuit_open")
+        return status, body, [*headers, (b"retry-after", b"%d" % math.ceil(error.retry_after))]
     if not isinstance(error, UpstreamRejection):
         status = 400 if isinstance(error, UntranslatableRequest) else 504 if isinstance(error, UpstreamTimeout) else 502
         return plain(exchange, status, str(error), error.error_type)
@@ -100,5 +111,15 @@ def plain(exchange: Exchange, status: int, message: str, code: str | None) -> Re
     return status, exchange.error_body(status, message, code), [JSON, *_retry_headers(status)]
 
 
+def of_cancel(exchange: Exchange, reason: CancelReason) -> Refusal:
+    """What the client of a cancelled stream is told that has got no answer yet."""
+    status, message, code = CANCELLED[reason]
+    refusal = plain(exchange, status, message, code)
+    if reason == "registry_new_stream":
+        # SDKs repeat what gets 409; that would cancel the newer stream, whose SDK would do the same.
+        refusal[2].append(NO_RETRY)
+    return refusal
+
+
 def _retry_headers(status: int) -> list[Header]:
-    return [(b"x-should-retry", b"false")] if status in FINAL_STATUSES else []
+    return [NO_RETRY] if status in FINAL_STATUSES else []

@@ -1,7 +1,7 @@
 """The state of one live stream, and the one place that ends it early.
 
-    admitted ─▶ connecting ─▶ streaming ─▶ ended
-        └───────────┴─────────────┴─ cancel(reason) or an overdue upstream
+    waiting for a limit ─▶ connecting ─▶ streaming ─▶ ended
+            └──────────────────┴─────────────┴─ cancel(reason) or an overdue upstream
 
 `cancel` closes the upstream's socket before it returns; the task that pumps learns of it at its next checkpoint, or,
 stuck in a send to a client that doesn't read, when `CANCEL_GRACE` has passed and its connection is reset.
@@ -53,10 +53,12 @@ class Session:
         """The answer is complete as far as the client is concerned; leaving now is no cancellation."""
 
     def cancel(self, reason: CancelReason) -> None:
-        """End the stream early.  The first reason counts; after the end it is a no-op.
+        """End the stream early.  The first reason counts; after the end nothing is cancelled.
 
         A client that has left may leave a stream that drains; any other reason ends that too.
         """
+        if self.ended and reason != "client_disconnect":
+            self.close_upstream()  # whose body may not have ended yet: nobody should be kept waiting for that
         if self.ended or self.cancelled_at is not None:
             return
         now = trio.current_time()

@@ -9,6 +9,7 @@ timeout (no first byte)            no: it would double    yes
 401 402 403 404 408 429, 3xx       no                     yes
 any other 4xx                      no                     no: the request itself is at fault
 untranslatable (nothing was sent)  no                     yes: it may speak the client's dialect
+limited (nothing was sent)         no: it has waited      yes: it has limits of its own
 """
 
 from email.utils import parsedate_to_datetime
@@ -26,7 +27,7 @@ FALLBACK_STATUSES = frozenset({401, 402, 403, 404, 408, 429})
 class Failure(Struct, frozen=True):
     """How one attempt ended.  `retry_after`: seconds the upstream asked to wait, if it did."""
 
-    kind: Literal["connect", "timeout", "broken", "status", "untranslatable"]
+    kind: Literal["connect", "timeout", "broken", "status", "untranslatable", "limited"]
     status: int | None = None
     retry_after: float | None = None
 
@@ -58,7 +59,7 @@ def next_step(failure: Failure, attempt: int, provider: Provider, *, fallbacks_l
     status = failure.status if failure.kind == "status" else None
     if status is not None and status < 500:
         return elsewhere if status < 400 or status in FALLBACK_STATUSES else GiveUp()
-    if failure.kind in ("timeout", "untranslatable") or attempt >= provider.max_retries:
+    if failure.kind in ("timeout", "untranslatable", "limited") or attempt >= provider.max_retries:
         return elsewhere
     wanted = failure.retry_after or 0.0
     if wanted > provider.max_backoff:

@@ -23,7 +23,10 @@ PASSED_HEADERS = ("anthropic-version", "anthropic-beta")
 
 
 class AnthropicExchange(Exchange):
-    """See `worker.dialects.exchange.Exchange`.  `headers` and `query` are the client's; errors name `request_id`."""
+    """See `worker.dialects.exchange.Exchange`.
+
+    `headers` (the `PASSED_HEADERS`) and `query` are the client's; errors name `request_id`.
+    """
 
     dialect: ClassVar[Dialect] = "anthropic"
     ping = encode_event("ping", b'{"type":"ping"}')
@@ -41,7 +44,7 @@ class AnthropicExchange(Exchange):
     ) -> None:
         super().__init__(body, settings, id=id, now=now)
         self._request = request.parse_request(body)
-        self._headers = {name: headers[name] for name in PASSED_HEADERS if name in headers}
+        self._headers = headers
         self._query = query
         self._request_id = request_id or id
         self.model = self._request.model

@@ -1,0 +1,119 @@
+"""The grammar of the command line: commands, their options, and the function behind each."""
+
+import argparse
+
+from shared import VERSION
+
+_EPILOG = "Without a configuration file and without a key in the environment, the built-in model `echo` is served."
+# The filters of the history (`shared.history.parameters`) that take any number of values.
+_PROPERTIES = {
+    "provider": "NAME",
+    "model": "NAME",
+    "upstream-model": "NAME",
+    "session": "NAME",
+    "client": "FINGERPRINT",
+    "dialect": "DIALECT",
+    "status": "STATUS",
+    "error-type": "TYPE",
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """`handler` of what is parsed is `module:function` in this package; None where no command was given."""
+    parser = argparse.ArgumentParser(
+        prog="kimi-proxy",
+        description="An LLM streaming gateway whose streams always end, with every token accounted for.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"kimi-proxy {VERSION}")
+    parser.set_defaults(handler=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(name: str, handler: str, help: str, *, config: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+        sub.set_defaults(handler=handler)
+        if config:
+            sub.add_argument("--config", metavar="PATH", help="the configuration file (default: the first one found)")
+        return sub
+
+    command("run", "run:run", "serve in the foreground, logging to stderr", config=True)
+    command("start", "start:start", "serve in the background, and return when it is ready", config=True)
+    command("stop", "stop:stop", "stop the service, letting its streams finish")
+    command("restart", "start:restart", "stop the service if it runs, and start it", config=True)
+    command("reload", "admin:reload", "read the configuration again, without ending a stream")
+    _json(command("status", "status:status", "show the service at a glance"))
+    top = command("top", "top:top", "watch the service live: streams, workers, providers")
+    top.add_argument("--once", action="store_true", help="one look, and no more (so without a terminal)")
+    _sessions(command("sessions", "sessions:sessions", "show or cancel live streams, of all workers"))
+    stats = command("stats", "stats:stats", "sum up the history: streams, tokens, cost, times to the first byte")
+    stats.add_argument(
+        "--by",
+        default="day",
+        help="hour, day (the default), month, time, provider, model, upstream_model, session, client, dialect, status "
+        "or error_type",
+    )
+    stats.add_argument("--bucket", metavar="WIDTH", help="of --by time: 30s, 5m, 1h (default: at most 120 of them)")
+    _json(stats)
+    _filters(stats)
+    export = command("export", "export:export", "write the history to stdout or a file")
+    export.add_argument("--format", metavar="csv|json", help="default: csv")
+    export.add_argument("-o", "--output", metavar="FILE", help="a file that appears, or is replaced, when it is whole")
+    _filters(export)
+    backup = command("backup", "backup:backup", "copy the database while the service runs")
+    backup.add_argument("file", metavar="FILE", help="the copy; it appears when it is whole and has been checked")
+    backup.add_argument("--force", action="store_true", help="replace FILE if it exists")
+    logs = command("logs", "logs:logs", "show the log of a service in the background")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on showing new lines")
+    logs.add_argument("-n", "--lines", metavar="N", type=_count, default=50, help="how many lines (default: 50)")
+    command("dump-stacks", "admin:dump_stacks", "write the stacks of every process to the log")
+    command("check-config", "config:check_config", "check the configuration and tell what it means", config=True)
+    tokens = command("count-tokens", "tokens:count_tokens", "count the tokens (o200k) of a text")
+    tokens.add_argument("text", metavar="TEXT", nargs="?", default="-", help="the text; - or nothing: standard input")
+    command("version", "version:version", "show the version")
+    return parser
+
+
+def _sessions(sessions: argparse.ArgumentParser) -> None:
+    _json(sessions)
+    actions = sessions.add_subparsers(title="actions", metavar="ACTION")
+    help = "cancel live streams, and show their ids"
+    cancel = actions.add_parser("cancel", help=help, description=f"{help[0].upper()}{help[1:]}.")
+    cancel.set_defaults(handler="sessions:cancel")
+    which = cancel.add_mutually_exclusive_group(required=True)
+    which.add_argument("id", metavar="ID", nargs="?", help="of a stream, or of a session: all its streams")
+    which.add_argument("--stale", action="store_true", help="all streams for which nothing comes any more")
+    cancel.add_argument(
+        "--idle", metavar="SECONDS", type=_seconds, default=60.0, help="for how long nothing has come (default: 60)"
+    )
+
+
+def _json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="as one JSON object")
+
+
+def _filters(command: argparse.ArgumentParser) -> None:
+    """`dest` is the name of the parameter.  What values mean is for `shared.history.parameters` to say."""
+    group = command.add_argument_group("filters", "All of them hold; of one that is given several times, any does.")
+    when = "30m, 24h, 7d ago; 2026-11-21, 2026-11-21T08:30:00Z; epoch seconds"
+    group.add_argument("--since", metavar="TIME", help=f"streams that began then or later: {when}")
+    group.add_argument("--until", metavar="TIME", help="streams that began earlier")
+    for name, metavar in _PROPERTIES.items():
+        group.add_argument(f"--{name}", metavar=metavar, action="append")
+    group.add_argument("--min-duration", metavar="SECONDS", help="streams that took at least so long")
+    group.add_argument("--text", metavar="TEXT", help="a part of the stream's id, its trace or its session")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of lines")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return value
