@@ -16,13 +16,13 @@ from worker.dialects.openai import errors as openai_errors
 from worker.endpoints import (
     anthropic,
     count_tokens,
+    dashboard,
     events,
     health,
     history,
     metrics,
     models,
     openai,
-    root,
     sessions,
 )
 from worker.gateway import Gateway
@@ -73,7 +73,8 @@ ROUTES: dict[str, Route] = {
     "/api/providers": Route(GET, history.list_providers),
     "/api/export": Route(GET, history.export),
     "/ws": Route(GET_ONLY, events.listen, websocket=True),
-    "/": Route(GET, root.probe, needs_key=False),
+    "/": Route(GET, dashboard.page, needs_key=False),
+    "/static/": Route(GET, dashboard.static, needs_key=False),
 }
 PREFIXES = tuple(path for path in ROUTES if path.endswith("/") and path != "/")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 import trio
 from fakes.anthropic_upstream import AnthropicUpstream, serve_anthropic
+from fakes.browser import PROGRAM, Browser, open_browser, run_chromium
 from fakes.openai_upstream import OpenAIUpstream, serve_openai
 from fakes.service import Service, config_text, free_port, run_service
 
@@ -88,3 +89,19 @@ def shared(tmp_path_factory, request) -> Iterator[Shared]:
         thread.join()
     if failures:
         raise failures[0]
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory) -> Iterator[str]:
+    """Where a headless Chromium is spoken to."""
+    if PROGRAM is None:
+        pytest.skip("Chromium is not installed (Debian: apt install chromium)")
+    with run_chromium(tmp_path_factory.mktemp("chromium")) as address:
+        yield address
+
+
+@pytest.fixture
+async def browser(chromium) -> AsyncIterator[Browser]:
+    """That Chromium, with no page open."""
+    async with open_browser(chromium) as browser:
+        yield browser

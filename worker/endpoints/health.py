@@ -8,7 +8,7 @@ from worker.gateway import Gateway
 
 FEATURES = [
     *("openai", "anthropic", "streaming", "cancellation", "fallbacks", "accounting"),
-    *("sessions", "rate_limits", "provider_health", "metrics", "live_events", "history", "costs"),
+    *("sessions", "rate_limits", "provider_health", "metrics", "live_events", "dashboard", "history", "costs"),
 ]
 
 
