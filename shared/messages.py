@@ -1,6 +1,6 @@
 """What travels on the two pipes of a worker: tagged structs, msgpack-encoded, one a frame (`shared.framing`).
 
-    up    worker → supervisor   Ready, Beat, StreamStarted, StreamEnded, Admit, Leave, Trouble, Listen, Ask
+    up    worker → supervisor   Ready, Beat, StreamStarted, StreamEnded, Admit, Leave, Trouble, Listen, Ask, Recycle
     down  supervisor → worker   Configure, Drain, CancelStream, Stored, Verdict, Health, Happened, Told
 
 `Beat` carries progress, which may be dropped and is then counted; all others are lossless.
@@ -178,6 +178,12 @@ class Happened(Struct, frozen=True, tag=True):
     """How many happened before these that could not be told."""
 
 
+class Recycle(Struct, frozen=True, tag=True):
+    """The worker wants to be replaced: a new one starts, then this one drains as with a reload.  Sent once."""
+
+    reason: str
+
+
 class Metrics(Struct, frozen=True, tag=True):
     """All metrics, as Prometheus text."""
 
@@ -202,7 +208,27 @@ class Overview(Struct, frozen=True, tag=True):
     """The service at a glance, for the dashboard: workers, providers, configuration, totals."""
 
 
-Question = Metrics | ActiveSessions | CancelSession | CancelStale | Overview
+class Conversation(Struct, frozen=True, tag=True):
+    """What a session of the agent has said, in the bytes of `KeepConversation`; 404: nothing is known of it."""
+
+    session: str
+    client: str | None = None
+    """The fingerprint of the client's key: to others the session is another one."""
+
+
+class KeepConversation(Struct, frozen=True, tag=True):
+    """Keep what a session has said, in the place of what was kept of it; b"" forgets it.
+
+    A question for the sake of its answer: when that comes, `Conversation` has it in every worker.
+    """
+
+    session: str
+    client: str | None
+    data: bytes
+    """JSON, at most `[agent] max_conversation_bytes`, which leaves a frame room."""
+
+
+Question = Metrics | ActiveSessions | CancelSession | CancelStale | Overview | Conversation | KeepConversation
 
 
 class Ask(Struct, frozen=True, tag=True):
@@ -223,7 +249,7 @@ class Told(Struct, frozen=True, tag=True):
     body: bytes
 
 
-Up = Ready | Beat | StreamStarted | StreamEnded | Admit | Leave | Trouble | Listen | Ask
+Up = Ready | Beat | StreamStarted | StreamEnded | Admit | Leave | Trouble | Listen | Ask | Recycle
 Down = Configure | Drain | CancelStream | Stored | Verdict | Health | Happened | Told
 
 _encoder = msgspec.msgpack.Encoder()

@@ -11,7 +11,7 @@ from msgspec import Struct
 Dialect = Literal["openai", "anthropic"]
 Status = Literal["completed", "cancelled", "failed"]
 TokenSource = Literal["provider", "counted", "partial"]
-CancelReason = Literal["client_disconnect", "registry_new_stream", "admin", "shutdown", "timeout"]
+CancelReason = Literal["client_disconnect", "client_cancel", "registry_new_stream", "admin", "shutdown", "timeout"]
 
 
 class StreamStart(Struct, frozen=True, kw_only=True):

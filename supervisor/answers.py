@@ -17,10 +17,11 @@ from shared.messages import (
     Ask,
     CancelSession,
     CancelStale,
+    Conversation,
     Down,
+    KeepConversation,
     Metrics,
     Overview,
-    Question,
     Told,
 )
 from supervisor.control import StatusReply
@@ -30,6 +31,7 @@ from supervisor.ledger import ActiveStream, Ledger
 from supervisor.recent import Minute
 
 MAX_BODY_BYTES = MAX_FRAME_BYTES - 1024
+AnsweredAtOnce = Metrics | ActiveSessions | CancelSession | CancelStale | Overview | KeepConversation
 _encode = msgspec.json.Encoder().encode
 
 
@@ -39,12 +41,21 @@ class Asker(Protocol):
     def send(self, message: Down) -> None: ...
 
 
+class Conversations(Protocol):
+    """What sessions of the agent have said (`supervisor.conversations.Conversations`)."""
+
+    def keep(self, message: KeepConversation) -> None: ...
+
+    def tell(self, asker: Asker, number: int, asked: Conversation) -> None: ...
+
+
 class Answers:
     """See the module.  The other parts come as calls, as the hub that holds them is made after this.
 
     * `config()` is the one in force, `status()` what `kimi-proxy status` shows.
     * `health()` is how the providers are that were ever in trouble, `waiting()` how many streams are not admitted yet.
     * `metrics(gauges)` is the text of all metrics, `recent(now)` the last hour in minutes.
+    * `conversations` keeps them, and tells of them when it has read them.
     * `cancel(pid, id)` has the worker with that pid cancel a stream as `admin`; a worker that is gone is no error.
     * `clock` gives the time that the ledger is told, `now` epoch seconds.
     """
@@ -59,6 +70,7 @@ class Answers:
         waiting: Callable[[], int],
         metrics: Callable[[Gauges], bytes],
         recent: Callable[[float], Sequence[Minute]],
+        conversations: Conversations,
         cancel: Callable[[int, str], None],
         clock: Callable[[], float] = trio.current_time,
         now: Callable[[], float] = time.time,
@@ -70,18 +82,23 @@ class Answers:
         self._waiting = waiting
         self._metrics = metrics
         self._recent = recent
+        self._conversations = conversations
         self._cancel = cancel
         self._clock = clock
         self._now = now
 
     def answer(self, peer: Asker, ask: Ask) -> None:
-        """Tell the worker; exactly one `Told`, whatever it asked."""
-        status, body = self._reply(ask.question)
+        """Tell the worker; exactly one `Told`, whatever it asked, though not always at once."""
+        question = ask.question
+        if isinstance(question, Conversation):
+            self._conversations.tell(peer, ask.number, question)
+            return
+        status, body = self._reply(question)
         if len(body) > MAX_BODY_BYTES:
             status, body = 500, _encode({"message": f"the answer has {len(body)} bytes, more than a frame takes"})
         peer.send(Told(ask.number, status, body))
 
-    def _reply(self, question: Question) -> tuple[int, bytes]:
+    def _reply(self, question: AnsweredAtOnce) -> tuple[int, bytes]:
         match question:
             case Metrics():
                 return 200, self.metrics()
@@ -95,6 +112,9 @@ class Answers:
                 return 200, _encode({"cancelled": self.cancel_stale(idle), "idle": idle})
             case Overview():
                 return 200, _encode(self.overview())
+            case KeepConversation():
+                self._conversations.keep(question)
+                return 200, b"{}"
 
     def metrics(self) -> bytes:
         """All metrics, as Prometheus' text."""

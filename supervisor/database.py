@@ -7,7 +7,7 @@ Everything here blocks for as long as the disk takes, and for a lock at most `BU
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -17,8 +17,13 @@ from shared.logs import get_logger
 from shared.records import StreamRecord
 from shared.sqlite import mapped_errors as mapped_errors
 from supervisor import schema
+from supervisor.unwritten import Kept
 
 BUSY_SECONDS = 0.1
+MAX_CONVERSATIONS = 10_000
+MAX_CONVERSATION_BYTES = 256 * 1024 * 1024
+"""Of all together."""
+FORGET_ROWS = 100
 Check = Literal["quick_check", "integrity_check"]
 
 log = get_logger()
@@ -87,6 +92,21 @@ class Database:
         """Delete at most `max_rows` streams that started before the epoch second `before`; how many it were."""
         with mapped_errors():
             return self._connection.execute(schema.DELETE_BEFORE, (before, max_rows)).rowcount
+
+    def keep(self, conversations: Sequence[Kept], before: float) -> int:
+        """Write `conversations` in one transaction, in the place of what was kept of their sessions; b"" forgets it.
+
+        Deletes those from before an epoch second, and the oldest beyond the bounds, `FORGET_ROWS` at most; how many it
+        were.  Raises `StorageError`; nothing has changed then.
+        """
+        with mapped_errors(), _transaction(self._connection):
+            for kept in conversations:
+                if kept.data:
+                    self._connection.execute(schema.KEEP_CONVERSATION, schema.conversation_row(kept))
+                else:
+                    self._connection.execute(schema.FORGET_CONVERSATION, (kept.session, kept.client))
+            bounds = (before, MAX_CONVERSATIONS, MAX_CONVERSATION_BYTES, FORGET_ROWS)
+            return self._connection.execute(schema.BOUND_CONVERSATIONS, bounds).rowcount
 
     def moved(self) -> bool:
         """The file at the path is no longer the one that is written to: it was deleted or replaced."""

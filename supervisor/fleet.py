@@ -279,6 +279,7 @@ class Fleet:
             hub=self._hub,
             clock=self._clock,
             on_ready=lambda: self._take_ready(start.slot, process.pid),
+            on_worn=self._notify,
         )
         self._links[link.pid] = link
         log.info("worker_start", worker=link.slot, pid=link.pid, generation=link.generation)

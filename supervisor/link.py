@@ -20,7 +20,7 @@ from shared import stackdump
 from shared.channel import FrameReader, FrameWriter
 from shared.errors import FrameError
 from shared.logs import get_logger
-from shared.messages import Beat, Down, Drain, Ready, Stored, StreamEnded, StreamStarted, Up, decode_up, encode
+from shared.messages import Beat, Down, Drain, Ready, Recycle, Stored, StreamEnded, StreamStarted, Up, decode_up, encode
 from shared.records import StreamRecord
 from supervisor.control import WorkerStatus
 from supervisor.forkserver import WorkerProcess
@@ -61,7 +61,8 @@ class Hub(Protocol):
 class Link:
     """A worker from its start to its end; `run` is its one task, everything else are plain calls.
 
-    `store` takes the records; `on_ready` is called when the worker has said `Ready`.
+    `store` takes the records; `on_ready` is called when the worker has said `Ready`, `on_worn` when it wants to be
+    replaced.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Link:
         hub: Hub,
         clock: AwakeClock,
         on_ready: Callable[[], None],
+        on_worn: Callable[[], None],
     ) -> None:
         self._process = process
         self._ledger = ledger
@@ -82,6 +84,7 @@ class Link:
         self._hub = hub
         self._clock = clock
         self._on_ready = on_ready
+        self._on_worn = on_worn
         self._reader = FrameReader(process.up_fd, linger=LINGER)
         self._writer = FrameWriter(process.down_fd)
         self._read_to_end = trio.Event()
@@ -89,6 +92,7 @@ class Link:
         self._drain_deadline = 0.0
         self._last_words_asked = False
         self._killed = False
+        self._worn = False
         self._ended = 0
         self._unstored: deque[tuple[int, int]] = deque()
         """(n, count): the first `count` records of this worker are safe once the store has stored n."""
@@ -123,6 +127,7 @@ class Link:
             drain_mode=self._drain_mode,
             drain_deadline=self._drain_deadline,
             killed=self._killed,
+            worn=self._worn,
         )
 
     def status(self, restarts: int) -> WorkerStatus:
@@ -250,6 +255,8 @@ class Link:
                     return  # it was told before
             case Ready():
                 self._take_ready()
+            case Recycle(reason):
+                self._take_recycle(reason)
             case _:
                 pass
         self._hub.take(self, message)
@@ -278,3 +285,10 @@ class Link:
         if self.state == "starting":
             self.state = "serving"
         self._on_ready()
+
+    def _take_recycle(self, reason: str) -> None:
+        if self._worn or self.asked_to_leave:
+            return
+        self._worn = True
+        log.warning("worker_recycle", worker=self.slot, pid=self.pid, reason=reason)
+        self._on_worn()

@@ -8,6 +8,7 @@ import contextlib
 import os
 import resource
 import socket
+from collections.abc import Mapping
 from functools import partial
 from typing import assert_never
 
@@ -17,9 +18,10 @@ import trio
 from shared import VERSION, logs, stackdump
 from shared.config.locate import load_config
 from shared.errors import StartError
-from shared.keys import resolve_keys
+from shared.keys import key_variables, resolve_keys
 from shared.logs import get_logger
 from shared.paths import Paths, prepare, resolve_paths
+from shared.privacy import hide_memory
 from supervisor.admin import close_admin_socket, open_admin_socket, serve_admin
 from supervisor.announce import Announcer
 from supervisor.answers import Answers
@@ -37,6 +39,7 @@ from supervisor.control import (
     SessionsReply,
     Status,
 )
+from supervisor.conversations import Conversations
 from supervisor.fleet import Fleet, Settings
 from supervisor.forkserver import ForkServer
 from supervisor.hub import Hub
@@ -66,9 +69,14 @@ def run(config_option: str | None = None, *, fork_server: ForkServer | None = No
     with contextlib.ExitStack() as stack:
         early = stack.enter_context(SignalsBeforeTrio())
         stackdump.install("supervisor")
-        loaded = load_config(config_option, os.environ)
+        env = dict(os.environ)
+        loaded = load_config(config_option, env)
         config = loaded.config
-        keys = resolve_keys(config, os.environ)
+        keys = resolve_keys(config, env)
+        for name in key_variables(config):
+            os.environ.pop(name, None)  # workers are told their keys; what they start need not see them
+        if config.agent.enabled:
+            hide_memory()
         logs.configure(config.logging)
         log.info("service_start", version=VERSION, pid=os.getpid(), config=config.source or "built in")
         for warning in loaded.warnings:
@@ -78,7 +86,7 @@ def run(config_option: str | None = None, *, fork_server: ForkServer | None = No
         paths = resolve_paths(os.environ)
         prepare(paths)
         stack.enter_context(InstanceLock.acquire(paths.instance_lock))
-        store = Store(paths.database, config.storage)
+        store = Store(paths.database, config.storage, keep_conversations=config.agent.keep_conversations)
         store.open()
         stack.callback(_close_store, store)
         notifier = Notifier()
@@ -95,7 +103,9 @@ def run(config_option: str | None = None, *, fork_server: ForkServer | None = No
             early.hold()
             unless_served.pop_all()
         settings = Settings(config=config, keys=keys, listeners=tuple(listeners))
-        failure = trio.run(_serve, settings, paths, fork_server, store, notifier, admin_socket, early, config_option)
+        failure = trio.run(
+            _serve, settings, paths, fork_server, store, notifier, admin_socket, early, config_option, env
+        )
         log.info("service_stop", pid=os.getpid())
     if failure is not None:
         raise StartError(f"no worker ever got ready, so the service gives up: {failure}")
@@ -111,14 +121,16 @@ async def _serve(
     admin_socket: socket.socket,
     early: SignalsBeforeTrio,
     config_option: str | None,
+    env: Mapping[str, str],
 ) -> str | None:
     """Run all tasks until the fleet has ended; why it gave up, or None if it was stopped."""
     ledger = Ledger()
     hub = Hub(settings.config, ledger)
     fleet = Fleet(fork_server, settings, ledger=ledger, store=store, hub=hub, supervisor_pid=os.getpid(), paths=paths)
-    reloader = Reloader(fleet, option=config_option, env=os.environ, store=store, publish=hub.fanout.publish)
+    reloader = Reloader(fleet, option=config_option, env=env, store=store, publish=hub.fanout.publish)
     reloads = Reloads(reloader.reload)
     state = ServiceState(fleet=fleet, reloads=reloads, reloader=reloader, ledger=ledger, store=store, hub=hub)
+    conversations = Conversations(store, paths.database)
     answers = Answers(
         ledger,
         config=lambda: fleet.settings.config,
@@ -127,6 +139,7 @@ async def _serve(
         waiting=lambda: hub.admission.waiting,
         metrics=hub.metrics.render,
         recent=hub.metrics.recent.minutes,
+        conversations=conversations,
         cancel=hub.cancel,
     )
     interval = watchdog_interval(os.environ, os.getpid())
@@ -169,6 +182,7 @@ async def _serve(
         await nursery.start(partial(obey, early, on_reload=reloads.request_nowait, on_stop=stop))
         await nursery.start(serve_admin, admin_socket, answer)
         nursery.start_soon(hub.run, answers)
+        nursery.start_soon(conversations.run)
         nursery.start_soon(reloads.run)
         nursery.start_soon(SpoolImporter(paths.spool, store).run)
         nursery.start_soon(announcer.run)

@@ -7,9 +7,9 @@ Theory of operation.  A worker stands in one of four states, and only two of the
                no beat ──▶ stuck ──SIGKILL──▶ gone
 
 * Too few of the current generation, starting and serving together: start the lowest free slots.
-* While workers of an older generation live, one worker more than desired may live.  As soon as more serve than are
-  desired, a stale one is drained, which makes room for the next start: the fleet rolls one by one, and capacity
-  never falls below what it was.
+* A worker of an older generation is stale, and so is one that has asked to be replaced (`worn`).  While stale ones
+  live, one worker more than desired may live.  As soon as more serve than are desired, a stale one is drained, which
+  makes room for the next start: the fleet rolls one by one, and capacity never falls below what it was.
 * More serving than desired and none stale: the highest slots are drained.
 * A slot whose workers die young waits for its backoff; no other slot jumps in for it.
 * What drains beyond its deadline, and the grace it needs to end its streams legally, is killed.
@@ -43,6 +43,12 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     drain_deadline: float = 0.0
     """With a `drain_mode`: when its streams are cancelled."""
     killed: bool = False
+    worn: bool = False
+    """It has asked to be replaced."""
+
+    def is_current(self, generation: int) -> bool:
+        """Whether it is one that should stay."""
+        return self.generation == generation and not self.worn
 
 
 class Desired(Struct, frozen=True, kw_only=True):
@@ -118,8 +124,8 @@ def _stops(workers: Sequence[WorkerView], stop_at: float) -> list[Drain]:
 def _vacancies(desired: Desired, workers: Sequence[WorkerView]) -> list[int]:
     """The slots that want a worker of the current generation now, those that have none at all first."""
     live = [worker for worker in workers if worker.state in ("starting", "serving")]
-    current = {worker.slot for worker in live if worker.generation == desired.generation}
-    stale = [worker.slot for worker in live if worker.generation != desired.generation]
+    current = {worker.slot for worker in live if worker.is_current(desired.generation)}
+    stale = [worker.slot for worker in live if not worker.is_current(desired.generation)]
     missing = max(desired.workers - len(current), 0)
     free = list(islice((slot for slot in count(1) if slot not in current), missing))
     if not stale:
@@ -131,15 +137,15 @@ def _vacancies(desired: Desired, workers: Sequence[WorkerView]) -> list[int]:
 def _drains(desired: Desired, workers: Sequence[WorkerView], deadline: float) -> list[Drain]:
     """Whom to retire: what serves beyond the desired number, and stale ones that nobody waits for any more."""
     serving = [worker for worker in workers if worker.state == "serving"]
-    replaced = {worker.slot for worker in serving if worker.generation == desired.generation}
+    replaced = {worker.slot for worker in serving if worker.is_current(desired.generation)}
 
     def order(worker: WorkerView) -> tuple[bool, bool, int]:
-        if worker.generation == desired.generation:
+        if worker.is_current(desired.generation):
             return (True, True, -worker.slot)
         return (False, worker.slot <= desired.workers and worker.slot not in replaced, worker.slot)
 
     excess = max(len(serving) - desired.workers, 0)
     retired = sorted(serving, key=order)[:excess]
     if len(replaced) >= desired.workers:
-        retired += [w for w in workers if w.state == "starting" and w.generation != desired.generation]
+        retired += [w for w in workers if w.state == "starting" and not w.is_current(desired.generation)]
     return [Drain(worker.pid, "retire", deadline) for worker in retired if worker.pid is not None]

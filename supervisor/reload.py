@@ -17,6 +17,7 @@ from shared.errors import ConfigError, StartError
 from shared.events import ConfigReloaded
 from shared.keys import resolve_keys
 from shared.logs import get_logger
+from shared.privacy import hide_memory
 from supervisor.changes import compare, describe
 from supervisor.fleet import Fleet
 from supervisor.listen import close_listeners, refuse_exposed, reopen
@@ -161,7 +162,10 @@ class Reloader:
         for warning in loaded.warnings:
             log.warning("config_warning", message=warning)
         changes = compare(old.config, loaded.config)
+        if loaded.config.agent.enabled:
+            hide_memory()
         logs.configure(loaded.config.logging)
+        self._store.keep_conversations = loaded.config.agent.keep_conversations
         self._store.settings = loaded.config.storage
         self._fleet.configure(loaded.config, keys, listeners, roll=bool(changes.replaces_workers))
         return Outcome(True, describe(changes, keys_changed=keys != old.keys))

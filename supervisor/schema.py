@@ -1,4 +1,5 @@
-"""The database: one row a stream, and the numbered steps that lead from an empty file to the newest shape.
+"""The database: one row a stream, one row a conversation of the agent's, and the numbered steps that lead from an empty
+file to the newest shape.
 
 `PRAGMA user_version` is the number of steps a file has behind it.  Steps are only ever appended.
 """
@@ -7,6 +8,7 @@ from typing import Any
 
 from shared.history.columns import COLUMNS as COLUMNS
 from shared.records import StreamRecord
+from supervisor.unwritten import Kept
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -49,6 +51,19 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE streams ADD COLUMN context_size INTEGER",
         "CREATE INDEX streams_session ON streams (session, started) WHERE session IS NOT NULL",
     ),
+    (
+        """
+        CREATE TABLE conversations (
+            session TEXT NOT NULL,
+            client  TEXT NOT NULL,  -- a fingerprint of the client's key; '' where none is asked for
+            updated REAL NOT NULL,  -- epoch seconds
+            size    INTEGER NOT NULL,  -- bytes of data
+            data    BLOB NOT NULL,  -- JSON
+            PRIMARY KEY (client, session)
+        )
+        """,
+        "CREATE INDEX conversations_updated ON conversations (updated, size)",  # all that bounding them has to look at
+    ),
 )
 VERSION = len(MIGRATIONS)
 
@@ -59,6 +74,27 @@ INSERT = (
 
 # By rowid, as SQLite is seldom built with DELETE … LIMIT.  Parameters: the epoch second before which rows go; how many.
 DELETE_BEFORE = "DELETE FROM streams WHERE rowid IN (SELECT rowid FROM streams WHERE started < ? LIMIT ?)"
+
+CONVERSATION_COLUMNS = ("session", "client", "updated", "size", "data")
+KEEP_CONVERSATION = f"INSERT OR REPLACE INTO conversations ({', '.join(CONVERSATION_COLUMNS)}) VALUES (?, ?, ?, ?, ?)"
+# Parameters: session, client…
+FORGET_CONVERSATION = "DELETE FROM conversations WHERE session = ? AND client = ?"
+# …and the epoch second before which it has expired.
+FIND_CONVERSATION = "SELECT data FROM conversations WHERE session = ? AND client = ? AND updated >= ?"
+# Parameters: the epoch second before which they go; how many stay, of how many bytes together; how many go at once.
+BOUND_CONVERSATIONS = """
+DELETE FROM conversations WHERE rowid IN (
+    SELECT rowid FROM (
+        SELECT rowid, updated, row_number() OVER newest AS place, sum(size) OVER newest AS bytes
+        FROM conversations WINDOW newest AS (ORDER BY updated DESC, rowid DESC)
+    ) WHERE updated < ? OR place > ? OR bytes > ? LIMIT ?
+)
+"""
+
+
+def conversation_row(kept: Kept) -> tuple[Any, ...]:
+    """`kept` in the order of `CONVERSATION_COLUMNS`."""
+    return kept.session, kept.client, kept.updated, len(kept.data), kept.data
 
 
 def row(record: StreamRecord) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The database of finished streams: a thread that owns the connection, fed without ever waiting.
+"""The database of finished streams and of conversations: a thread that owns the connection, fed without ever waiting.
 
     put_nowait ──▶ buffer (in memory, bounded) ──▶ thread "store", in batches ──▶ sessions.db
 
@@ -7,6 +7,9 @@ fails (disk full, file locked, folder read-only) the buffer grows, `status().pro
 again; whatever it writes twice has one row.  A damaged file is put aside, never deleted.
 
 Records are written in the order in which they were taken: what was put when `taken` was n is safe once `stored` is n.
+
+Conversations (`supervisor.unwritten`) go the same way, behind the records, and are no reason to hold these up: of each
+session only the newest is written, and those that no room is left for are lost, the oldest first.
 """
 
 import itertools
@@ -16,14 +19,17 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from shared.config import Storage
+from shared.config import Agent, Storage
 from shared.errors import StartError, StorageError
 from shared.logs import get_logger
 from shared.records import StreamRecord
 from supervisor import database
 from supervisor.control import StorageStatus
+from supervisor.unwritten import Kept, Unwritten
 
 BATCH_RECORDS = 500
+BATCH_CONVERSATIONS = 50
+MAX_UNWRITTEN_BYTES = 64 * 1024 * 1024
 BATCH_SECONDS = 0.05
 FIRST_RETRY = 0.1
 LAST_RETRY = 2.0
@@ -37,11 +43,19 @@ log = get_logger()
 class Store:
     """See the module.  `now` gives epoch seconds."""
 
-    def __init__(self, path: Path, settings: Storage, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: Storage,
+        now: Callable[[], float] = time.time,
+        keep_conversations: float = Agent().keep_conversations,
+    ) -> None:
         self.taken = 0
         """How many records have been put so far, lost ones not included."""
         self.stored = 0
         """How many of them are committed, or refused for good; to be read from any thread."""
+        self.keep_conversations = keep_conversations
+        """Seconds; may be replaced at any time, which the next pruning heeds."""
         self._path = path
         self._settings = settings
         self._now = now
@@ -51,6 +65,7 @@ class Store:
         self._buffer: deque[StreamRecord] = deque()
         self._put_at: deque[float] = deque()
         """When each of the buffer's records was put, by the monotonic clock."""
+        self._unwritten = Unwritten(MAX_UNWRITTEN_BYTES)
         self._problem: str | None = None
         self._lost = 0
         self._loss_noted = False
@@ -107,6 +122,19 @@ class Store:
         if not noted:  # one line when it begins; `status` and `storage_recovered` have the count
             log.error("storage_losing_records", path=str(self._path), problem=self._problem)
 
+    def keep_nowait(self, kept: Kept) -> None:
+        """Take a conversation; never waits for the disk.  What finds no room, or comes after `close`, is lost."""
+        with self._changed:
+            lost = [kept] if self._close_at is not None else self._unwritten.put(kept)
+            self._changed.notify()
+        for one in lost:
+            log.error("conversation_lost", path=str(self._path), session=one.session, problem=self._problem)
+
+    def find_unwritten(self, session: str, client: str) -> Kept | None:
+        """What the database does not have yet of a session; None: what it has is the newest."""
+        with self._changed:
+            return self._unwritten.find(session, client)
+
     def status(self) -> StorageStatus:
         """How it is going, for `kimi-proxy status`."""
         with self._changed:
@@ -121,7 +149,7 @@ class Store:
     def close(self, timeout: float) -> bool:
         """Write what is buffered, for at most `timeout` seconds, and stop the thread; blocking.
 
-        False if records were left: they are lost, and a log line says how many.
+        False if records were left: they are lost, and a log line says how many; so it does of conversations.
         """
         with self._changed:
             self._close_at = time.monotonic() + timeout
@@ -134,6 +162,9 @@ class Store:
             self._buffer.clear()
             self._put_at.clear()
             self._lost += left
+            conversations = self._unwritten.clear()
+        if conversations:
+            log.error("conversations_lost", path=str(self._path), count=conversations, problem=self._problem)
         if left:
             log.error("storage_records_lost", path=str(self._path), count=left, problem=self._problem)
         return left == 0
@@ -161,7 +192,7 @@ class Store:
         with self._changed:
             if not delay:
                 self._changed.wait_for(self._is_busy, self._next_prune - time.monotonic())
-                if self._buffer:
+                if self._has_work():
                     self._changed.wait_for(self._is_urgent, BATCH_SECONDS)
             elif self._close_at is None:
                 self._changed.wait_for(self._is_closing, delay)
@@ -169,39 +200,56 @@ class Store:
                 self._changed.wait(min(delay, FIRST_RETRY))
             if self._close_at is None:
                 return True
-            return bool(self._buffer) and time.monotonic() < self._close_at
+            return self._has_work() and time.monotonic() < self._close_at
 
     def _is_closing(self) -> bool:
         return self._close_at is not None
 
+    def _has_work(self) -> bool:
+        return bool(self._buffer or self._unwritten)
+
     def _is_busy(self) -> bool:
-        return bool(self._buffer) or self._is_closing() or time.monotonic() >= self._next_prune
+        return self._has_work() or self._is_closing() or time.monotonic() >= self._next_prune
 
     def _is_urgent(self) -> bool:
         return len(self._buffer) >= BATCH_RECORDS or self._is_closing()
 
     def _work(self) -> None:
-        """One batch, and one step of pruning if it is due.  A batch stays in the buffer until it is safe."""
+        """One batch of either kind, and one step of pruning if it is due.  A batch stays here until it is safe."""
         if self._database is None:
             self._database = database.connect(self._path, self._now(), self._check)
             self._check = None
         with self._changed:
             batch = list(itertools.islice(self._buffer, BATCH_RECORDS))
+            conversations = self._unwritten.batch(BATCH_CONVERSATIONS)
         if batch:
             refused = self._database.write(batch)
-            # Asked after the commit: SQLite writes happily into a file that was deleted a moment before.
-            if self._database.moved():
-                log.warning("storage_replaced", path=str(self._path))
-                self._disconnect()
+            if self._has_moved(self._database):
                 return
             self._forget(batch, refused)
+        expired = self._now() - self.keep_conversations
+        if conversations:
+            self._database.keep(conversations, expired)
+            if self._has_moved(self._database):
+                return
+            with self._changed:
+                self._unwritten.forget(conversations)
         if time.monotonic() >= self._next_prune:
             settings = self._settings
             before = self._now() - settings.keep_days * DAY_SECONDS
             done = self._database.prune(before, PRUNE_ROWS) < PRUNE_ROWS
+            done = self._database.keep((), expired) < database.FORGET_ROWS and done
             with self._changed:
                 if done and settings is self._settings:  # else new ones came meanwhile
                     self._next_prune = time.monotonic() + PRUNE_SECONDS
+
+    def _has_moved(self, connected: database.Database) -> bool:
+        """Asked after a commit: SQLite writes happily into a file that was deleted a moment before."""
+        if not connected.moved():
+            return False
+        log.warning("storage_replaced", path=str(self._path))
+        self._disconnect()
+        return True
 
     def _forget(self, batch: list[StreamRecord], refused: list[StreamRecord]) -> None:
         with self._changed:

@@ -1,6 +1,7 @@
 """What the documents say is what the code has: keys, defaults, presets, commands, routes, events, columns, links."""
 
 import ast
+import json
 import re
 import sqlite3
 import tomllib
@@ -15,21 +16,28 @@ from msgspec import Struct, structs
 
 from shared import events
 from shared.config import Config, Model, Price, Provider, RateLimit, Translation, default_config, parse_config
+from shared.config.agent import TOOLS
 from shared.config.presets import PRESETS
 from shared.config.schema import File
 from shared.history import parameters
 from shared.history.queries import SUMS
-from shared.records import Dialect, Status
+from shared.records import CancelReason, Dialect, Status
 from supervisor import schema as database
 from supervisor.changes import BOUND_AT_BIRTH
 from supervisor.cli import main
+from worker.agent.frames import FORMATS
+from worker.agent.run import TIMED_OUT
+from worker.agent.tools import BUILT_IN
+from worker.agent.tools.own import load_own_tools
+from worker.agent.tools.schema import schema_of
 from worker.app import ROUTES
 from worker.dialects.anthropic import errors as anthropic
 from worker.dialects.openai import errors as openai
 from worker.models import resolve
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+AGENT = (ROOT / "docs/agent.md").read_text()
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
 HISTORY = (ROOT / "docs/history.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
@@ -132,6 +140,8 @@ def defaults() -> dict[str, Any]:
         "logging": config.logging,
         "storage": config.storage,
         "agent": config.agent,
+        "agent.progress": config.agent.progress,
+        "chatkit": config.chatkit,
     }
 
 
@@ -322,6 +332,35 @@ def test_the_live_events():
 def test_the_columns_of_the_database():
     said = [code(row[0])[0] for row in rows(sections(OPERATIONS)["The database"])]
     assert tuple(said) == database.COLUMNS
+
+
+def test_the_columns_of_conversations():
+    said = [code(row[0])[0] for row in rows(sections(OPERATIONS)["Conversations"])]
+    assert tuple(said) == database.CONVERSATION_COLUMNS
+
+
+def test_the_tools_of_the_agent():
+    said = code(documented()["agent"]["tools"][3])
+    assert tuple(said[:-1]) == TOOLS == tuple(tool.name for tool in BUILT_IN)
+    assert said[-1] == "tools_file"
+
+
+def test_the_guide_of_the_agent():
+    told = sections(AGENT)
+    assert [code(row[0])[0] for row in rows(told["Tools"])] == [tool.name for tool in BUILT_IN]
+    assert tuple(code(row[0])[0] for row in rows(told["Other formats"])) == FORMATS
+    assert {name for row in rows(told["Cancellation"]) for name in code(row[2])} <= {*get_args(CancelReason), TIMED_OUT}
+    types = {json.loads(code(row[0])[0])["type"] for row in rows(told["Events"])}
+    assert types == {"status", "tool", "delta", "checkpoint", "done"}
+    for tool, properties in ((tool, schema_of(tool.arguments)["properties"]) for tool in BUILT_IN):
+        [takes] = [row[2] for row in rows(told["Tools"]) if code(row[0]) == [tool.name]]
+        assert set(code(takes)) <= set(properties), tool.name
+
+
+def test_the_tools_of_the_guide_can_be_loaded(tmp_path):
+    (example,) = blocks(AGENT, "python")
+    (tmp_path / "tools.py").write_text(example)
+    assert [tool.name for tool in load_own_tools(str(tmp_path / "tools.py"))] == ["parcel", "Lines"]
 
 
 def test_the_queries_run():

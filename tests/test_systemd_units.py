@@ -18,6 +18,7 @@ from supervisor.plan import KILL_GRACE
 UNITS = Path(__file__).parents[1] / "systemd"
 SERVICE = UNITS / "kimi-proxy.service"
 SOCKET = UNITS / "kimi-proxy.socket"
+AGENT = UNITS / "agent.conf"
 NOTIFY_RELOAD_SINCE = 253
 MAX_EXPOSURE = 20
 """In tenths of systemd's points, of 100; what is left is that the service talks to the network."""
@@ -65,6 +66,14 @@ def analyze(*arguments: str) -> str:
 def test_verify_finds_nothing(installed):
     said = analyze("verify", "--man=no", str(installed / SERVICE.name), str(installed / SOCKET.name))
     # It also looks at what the units refer to, which is the machine's and none of our business.
+    assert not [line for line in said.splitlines() if "kimi-proxy" in line]
+
+
+def test_verify_finds_nothing_with_an_agent(installed):
+    folder = installed / f"{SERVICE.name}.d"
+    folder.mkdir()
+    shutil.copy(AGENT, folder)
+    said = analyze("verify", "--man=no", str(installed / SERVICE.name))
     assert not [line for line in said.splitlines() if "kimi-proxy" in line]
 
 

@@ -14,7 +14,10 @@ from worker.auth import is_loopback_host
 from worker.dialects.anthropic import errors as anthropic_errors
 from worker.dialects.openai import errors as openai_errors
 from worker.endpoints import (
+    agent,
+    agent_socket,
     anthropic,
+    chatkit,
     count_tokens,
     dashboard,
     events,
@@ -25,6 +28,7 @@ from worker.endpoints import (
     openai,
     sessions,
 )
+from worker.endpoints.origin import check_origin
 from worker.gateway import Gateway
 from worker.streaming.refusal import FINAL_STATUSES
 
@@ -72,7 +76,10 @@ ROUTES: dict[str, Route] = {
     "/api/stats": Route(GET, history.get_stats),
     "/api/providers": Route(GET, history.list_providers),
     "/api/export": Route(GET, history.export),
+    "/api/stream/message": Route(POST, agent.message),
+    "/api/chatkit/session": Route(POST, chatkit.session),
     "/ws": Route(GET_ONLY, events.listen, websocket=True),
+    "/ws/stream": Route(GET_ONLY, agent_socket.converse, websocket=True),
     "/": Route(GET, dashboard.page, needs_key=False),
     "/static/": Route(GET, dashboard.static, needs_key=False),
 }
@@ -158,17 +165,9 @@ class App:
             )
 
     def _check_websocket(self, request: Request, route: Route | None) -> None:
-        """Browsers let any page open a WebSocket anywhere, and leave it to us to look where it comes from."""
-        origin, host = request.header(b"origin"), request.header(b"host")
-        allowed = (
-            origin is None or cors.is_same_origin(origin, host) or cors.is_allowed(self._gateway.config.cors, origin)
-        )
-        if not allowed:
-            raise HttpError(
-                403, f"pages of {origin} may not connect to {host}: add the origin to [cors] origins", code="bad_origin"
-            )
+        check_origin(self._gateway, request)
         if route is not None and not route.websocket:
-            raise HttpError(404, f"{request.path} is no WebSocket; /ws is one")
+            raise HttpError(404, f"{request.path} is no WebSocket; /ws is one, and /ws/stream")
 
     def _check_key(self, request: Request) -> None:
         authenticator = self._gateway.authenticator

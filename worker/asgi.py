@@ -191,10 +191,13 @@ class WebSocket(Request):
         """One that is refused does."""
         return True
 
-    async def accept(self) -> None:
-        """Open it."""
+    async def accept(self, *, max_message_chars: int | None = None) -> None:
+        """Open it; a client may say more at once than `worker.websocket.MAX_MESSAGE_CHARS` if that is told here."""
         self.response_status = 101
-        await self._send({"type": "websocket.accept", "headers": self.common_headers})
+        message: Message = {"type": "websocket.accept", "headers": self.common_headers}
+        if max_message_chars is not None:
+            message["max_message_chars"] = max_message_chars
+        await self._send(message)
 
     async def send_frames(self, frames: bytes) -> None:
         """Send complete frames (`worker.websocket.text_frame`)."""

@@ -29,6 +29,7 @@ async def run_clock(gateway: Gateway, server: Server) -> None:
         worst_lag = max(worst_lag, lag)
         if lag < LATE:
             gateway.sessions.check(now)
+        gateway.abandoned.check(now)
         if now >= next_beat:
             server.close_overdue()
             gateway.beat(len(server.connections), rss_bytes(), worst_lag)

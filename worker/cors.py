@@ -23,6 +23,11 @@ def is_same_origin(origin: str, host: str | None) -> bool:
     return bool(authority) and host is not None and authority.removesuffix(port) == host.lower().removesuffix(port)
 
 
+def is_welcome(cors: Cors, origin: str | None, host: str | None) -> bool:
+    """Whether whoever asks may have us do something: no page at all, one of ours, or one of a configured origin."""
+    return origin is None or is_same_origin(origin, host) or is_allowed(cors, origin)
+
+
 def response_headers(cors: Cors, origin: str | None) -> list[Header]:
     """What a response to this origin carries, preflight or not."""
     if not cors.origins:

@@ -6,9 +6,13 @@ import random
 import tiktoken
 
 from shared.config import Config
+from shared.keys import CHATKIT
 from shared.messages import Beat, Progress
 from shared.records import CancelReason
 from worker.admission import Admissions
+from worker.agent.keeper import Keeper
+from worker.agent.threads import AbandonedThreads
+from worker.agent.toolbox import Toolbox
 from worker.auth import Authenticator
 from worker.health import HealthView
 from worker.history import History
@@ -18,6 +22,7 @@ from worker.questions import Questions
 from worker.streaming.accounting import Counter
 from worker.streaming.session import Session
 from worker.upstream.clients import Clients
+from worker.visitors import Visitors
 
 
 class Sessions:
@@ -54,10 +59,7 @@ class Sessions:
 
     def progress(self) -> list[Progress]:
         """How far each has come."""
-        return [
-            Progress(id, session.relay.meter.estimate if session.relay else 0, session.received_bytes)
-            for id, session in self._live.items()
-        ]
+        return [Progress(id, session.tokens, session.received_bytes) for id, session in self._live.items()]
 
 
 class Ids:
@@ -95,8 +97,12 @@ class Gateway:
         self.admissions = Admissions(link)
         self.health = HealthView()
         self.listeners = Listeners(link)
+        self.visitors = Visitors()
         self.questions = Questions(link)
         self.history = History(database)
+        self.keeper = Keeper()
+        self.abandoned = AbandonedThreads(link)
+        self.toolbox = Toolbox()
         self.draining = False
         self.configure(config, keys)
 
@@ -105,6 +111,14 @@ class Gateway:
         self.config = config
         self.authenticator = Authenticator(config.auth)
         self.clients.reconfigure(config, keys)
+        self.toolbox.configure(config.agent)
+        self.keeper.sandboxes.configure(config)
+        self.chatkit_key = keys.get(CHATKIT)
+
+    def send_away(self, code: int) -> None:
+        """Have all WebSockets leave, with a code of RFC 6455, 7.4; a run of the agent may come to its end first."""
+        self.listeners.close(code)
+        self.visitors.close(code)
 
     def supervisor_gone(self) -> None:
         """Nobody answers any more: who waits for an answer goes on without."""

@@ -20,6 +20,7 @@ from shared.messages import (
     Leave,
     Listen,
     Ready,
+    Recycle,
     Stored,
     StreamEnded,
     StreamStarted,
@@ -43,7 +44,9 @@ class Link:
         self._first_unstored = 0
         """How many records came before those that are kept."""
 
-    def send(self, message: Ready | StreamStarted | StreamEnded | Admit | Leave | Trouble | Listen | Ask) -> None:
+    def send(
+        self, message: Ready | StreamStarted | StreamEnded | Admit | Leave | Trouble | Listen | Ask | Recycle
+    ) -> None:
         """Lossless: what the pipe can't take now is queued."""
         payload = encode(message)
         if isinstance(message, StreamEnded):

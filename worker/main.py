@@ -21,6 +21,7 @@ from shared import logs, stackdump
 from shared.entry import WorkerStart
 from shared.logs import get_logger
 from shared.messages import CancelStream, Configure, Drain, Happened, Health, Ready, Stored, Told, Verdict
+from shared.privacy import hide_memory
 from shared.tokenizer import load_encoding
 from worker.app import App
 from worker.clock import rss_bytes, run_clock
@@ -50,6 +51,8 @@ POLL = 0.05
 def run(start: WorkerStart, listeners: Sequence[socket.socket], up_fd: int, down_fd: int) -> None:
     """Be a worker until drained; called in the forked process (`shared.entry`), signals already ignored."""
     logs.configure(start.config.logging, worker=start.worker)
+    if start.config.agent.enabled:
+        hide_memory()
     stackdump.install(f"worker {start.worker}")
     rss_bytes()  # opens its file, while there are descriptors
     link = Link(up_fd, down_fd)
@@ -94,7 +97,9 @@ class Worker:
                     case Configure(config, keys):
                         logs.configure(config.logging, worker=self._start.worker)
                         if config.auth != self.gateway.config.auth:  # those who may still listen come again
-                            self.gateway.listeners.close(SERVICE_RESTART)
+                            self.gateway.send_away(SERVICE_RESTART)
+                        if config.agent.enabled:
+                            hide_memory()
                         self.gateway.configure(config, keys)
                     case Drain(mode, timeout):
                         self.drain(mode, timeout)
@@ -125,7 +130,7 @@ class Worker:
         self._guard.exit_by(time.monotonic() + timeout + CANCEL_GRACE + COUNT_SLACK + STORE_TIMEOUT + SPOOL_SLACK)
         if first:
             self.gateway.draining = True
-            self.gateway.listeners.close(SERVICE_RESTART if mode == "retire" else GOING_AWAY)
+            self.gateway.send_away(SERVICE_RESTART if mode == "retire" else GOING_AWAY)
             self.server.stop_accepting()
             self._nursery.start_soon(self._drained)
 
@@ -146,6 +151,7 @@ class Worker:
         with trio.move_on_after(STORE_TIMEOUT):
             await self._wait_stored()
         await self.gateway.clients.aclose()
+        await self.gateway.keeper.aclose()
         self._nursery.cancel_scope.cancel()
 
     async def _wait_stored(self) -> None:

@@ -19,8 +19,8 @@ wsproto does the framing.
 The application gets `websocket.disconnect` when it is no longer open; what it sends later is passed over.  When it has
 returned the connection is closed, in `closing` once the client had `CLOSE_TIMEOUT` to say that it has heard.
 
-Beyond ASGI's messages there are `websocket.ping` to send, and `websocket.pong`, which comes; `websocket.send` takes
-`frames`, complete ones; and a refusal is sent as to an HTTP request.
+Beyond ASGI's messages there are `websocket.ping` to send, and `websocket.pong`, which comes; `websocket.accept` may
+have `max_message_chars`, `websocket.send` takes `frames`, complete ones; and a refusal is sent as to an HTTP request.
 """
 
 import contextlib
@@ -86,6 +86,7 @@ class WebSocketStream:
         """What the application is told of its end."""
         self._parts: list[Any] = []
         self._size = 0
+        self._max_size = MAX_MESSAGE_CHARS
         self._ws = Connection(ConnectionType.SERVER)
         self._to_app, self._inbox = trio.open_memory_channel[Message](MAX_MESSAGES)
 
@@ -137,6 +138,7 @@ class WebSocketStream:
         match self._state, message["type"]:
             case State.HANDSHAKE, "websocket.accept":
                 self._state = State.OPEN
+                self._max_size = message.get("max_message_chars", MAX_MESSAGE_CHARS)
                 status, headers, _ = self._handshake.accept(None, message["headers"])
                 await self._to_protocol(Response(STREAM_ID, headers, status))
             case State.HANDSHAKE, "http.response.start":
@@ -197,7 +199,7 @@ class WebSocketStream:
     async def _take_part(self, part: TextMessage | BytesMessage) -> None:
         self._parts.append(part.data)
         self._size += len(part.data)
-        if self._size > MAX_MESSAGE_CHARS:
+        if self._size > self._max_size:
             self._parts.clear()
             await self._close(CloseReason.MESSAGE_TOO_BIG, "")
         elif part.message_finished:

@@ -1,6 +1,7 @@
-"""Where the configuration file is, and the way from it to a `Config`: the one module here that reads files."""
+"""Where the configuration file is, and the way from it to a `Config`: the one module here that looks at files."""
 
 import os
+import shutil
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,8 @@ import msgspec
 import platformdirs
 from msgspec import Struct
 
-from shared.config.parse import check_client_key, parse_config
-from shared.config.types import Auth, Config
+from shared.config.parse import Parsed, check_client_key, parse_config
+from shared.config.types import Agent, Auth, Config
 from shared.errors import ConfigError
 
 FILE_NAME = "config.toml"
@@ -64,11 +65,15 @@ def load_config(option: str | None, env: Mapping[str, str]) -> Loaded:
         # Most likely somebody is writing it at this moment; the built-in configuration would be a surprise.
         raise ConfigError(f"{path}: the file is empty; remove it to run with the built-in configuration")
     parsed = parse_config(text, str(path), env)
-    config = parsed.config
+    config, warnings = parsed.config, parsed.warnings
     if parsed.auth_keys_file is not None:
         keys = (*config.auth.keys, *_read_client_keys(Path(parsed.auth_keys_file)))
         config = msgspec.structs.replace(config, auth=Auth(tuple(dict.fromkeys(keys))))
-    return Loaded(config=config, warnings=parsed.warnings, path=path)
+    if config.agent.enabled:
+        config = msgspec.structs.replace(config, agent=_placed(config.agent, parsed))
+        files = [path, *(Path(name) for name in _key_files(config, parsed))]
+        warnings = (*warnings, *_agent_warnings(config.agent, path, files))
+    return Loaded(config=config, warnings=warnings, path=path)
 
 
 def _check_exists(path: Path, by: str) -> None:
@@ -115,3 +120,52 @@ def _read_client_keys(path: Path) -> list[str]:
     if not keys:
         raise ConfigError(f"{path}: the file that [auth] keys_file names holds no key: write one a line into it")
     return keys
+
+
+def _placed(agent: Agent, parsed: Parsed) -> Agent:
+    """The agent with absolute paths, of what is there."""
+    what, at = "[agent] workspace", parsed.workspace_at
+    workspace = _real(agent.workspace, f"{at}{what}")
+    if not workspace.is_dir():
+        raise ConfigError(f"{at}{what} is a file: name the folder that the agent's tools may use")
+    if workspace == Path(workspace.anchor):
+        raise ConfigError(f"{at}{what} is all of this machine: name a folder in it")
+    if not os.access(workspace, os.R_OK | os.X_OK):
+        raise ConfigError(f"{at}{what} can't be read: let uid {os.geteuid()} read it, or name another folder")
+    tools_file = None
+    if agent.tools_file is not None:
+        what, at = "[agent] tools_file", parsed.tools_file_at
+        file = _real(agent.tools_file, f"{at}{what}")
+        if not file.is_file():
+            raise ConfigError(f"{at}{what} is no file: name the Python file that holds the tools")
+        tools_file = str(file)
+    return msgspec.structs.replace(agent, workspace=str(workspace), tools_file=tools_file)
+
+
+def _real(name: str, what: str) -> Path:
+    """An existing path without symbolic links, `~` as the home of this user; `what` begins the sentence otherwise."""
+    try:
+        return Path(name).expanduser().resolve(strict=True)
+    except FileNotFoundError:
+        raise ConfigError(f"{what} names {name}, which does not exist: create it, or correct the path") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead to each other, or no home
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{what} names {name}, which can't be reached ({reason})") from None
+
+
+def _key_files(config: Config, parsed: Parsed) -> list[str]:
+    named = [parsed.auth_keys_file, config.chatkit.api_key_file]
+    named += [provider.api_key_file for provider in config.providers.values()]
+    return [name for name in named if name is not None]
+
+
+def _agent_warnings(agent: Agent, path: Path, files: list[Path]) -> list[str]:
+    """What is unwise, or can't work, on this machine; `files` are not meant for the agent."""
+    warnings = [
+        f"{path}: {file} is in [agent] workspace, where the agent may read and change it: move one of them"
+        for file in files
+        if file.resolve().is_relative_to(agent.workspace)
+    ]
+    if agent.sandbox == "required" and shutil.which("bwrap") is None:
+        warnings.append(f'{path}: [agent] sandbox = "required" without bubblewrap: Bash runs nothing; install bwrap')
+    return warnings

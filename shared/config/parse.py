@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from shared.config.agent import agent_warnings, resolve_agent, resolve_chatkit
 from shared.config.bind import is_loopback, parse_bind
 from shared.config.document import Document
 from shared.config.faults import key_name
@@ -13,7 +14,7 @@ from shared.config.limits import limit_warnings, resolve_limits
 from shared.config.lines import Path
 from shared.config.models import model_warnings, resolve_models
 from shared.config.providers import beside, check_file_name, check_variable, provider_warnings, resolve_providers
-from shared.config.types import Agent, Auth, Config, Cors, HealthRules, Logging, Server, Sessions, Storage, Streaming
+from shared.config.types import Auth, Config, Cors, HealthRules, Logging, Server, Sessions, Storage, Streaming
 from shared.errors import ConfigError
 
 _HASHED_KEY = re.compile(r"sha256:[0-9a-fA-F]{64}")
@@ -28,6 +29,10 @@ class Parsed(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     auth_keys_file: str | None = None
     """A file whose lines are client keys too; `shared.config.locate` reads it."""
+    workspace_at: str = ""
+    """`file:line: ` of the agent's folder, which `shared.config.locate` looks for…"""
+    tools_file_at: str = ""
+    """…and of the file with the user's own tools."""
 
 
 def parse_config(text: str, source: str | None = None, env: Mapping[str, str] | None = None) -> Parsed:
@@ -39,7 +44,6 @@ def parse_config(text: str, source: str | None = None, env: Mapping[str, str] | 
     env = env or {}
     document = Document(text, source)
     file = document.file
-    _check_agent(document)
     auth = _auth(document, env)
     providers = resolve_providers(document, env)
     config = Config(
@@ -57,12 +61,20 @@ def parse_config(text: str, source: str | None = None, env: Mapping[str, str] | 
         sessions=Sessions(**file.sessions.given()),
         logging=Logging(**file.logging.given()),
         storage=Storage(**file.storage.given()),
-        agent=Agent(),
+        agent=resolve_agent(document),
+        chatkit=resolve_chatkit(document),
     )
     keys_file = file.auth.keys_file
     return Parsed(
         config=config,
-        warnings=(*provider_warnings(document), *limit_warnings(document), *model_warnings(document)),
+        warnings=(
+            *provider_warnings(document),
+            *limit_warnings(document),
+            *model_warnings(document),
+            *agent_warnings(document),
+        ),
+        workspace_at=document.where(("agent", "workspace")),
+        tools_file_at=document.where(("agent", "tools_file")),
         auth_keys_file=keys_file and beside(source, keys_file),
     )
 
@@ -162,11 +174,3 @@ def _is_origin(text: str) -> bool:
         return bool(parts.scheme and parts.hostname) and parts.port != 0 and text == f"{parts.scheme}://{parts.netloc}"
     except ValueError:
         return False
-
-
-def _check_agent(document: Document) -> None:
-    if document.file.agent.enabled:
-        raise document.fault(
-            ("agent", "enabled"),
-            "[agent] enabled = true can't be served: this version has no agent yet, so set it to false",
-        )

@@ -28,7 +28,14 @@ class Preset(Struct, frozen=True, kw_only=True):
 # A thinking Kimi answers an earlier tool call without `reasoning_content` with 400 (new-api#3121); not all of its
 # models know more of structured answers than JSON mode.  Since K2.5 each has one temperature and one top_p, and answers
 # others with 400, "only 1 is allowed for this model" (cherry-studio#14573).
-_KIMI = Translation(thinking="thinking", needs_thinking=True, output_format="json_object", partial=True, sampling=False)
+_KIMI = Translation(
+    thinking="thinking",
+    needs_thinking=True,
+    output_format="json_object",
+    partial=True,
+    sampling=False,
+    web_search="builtin",
+)
 # They answer a message that holds `reasoning_content` with 400 or 422 (litellm#30835, jan#8136, vercel/ai#15042).
 _NO_THOUGHT = Translation(replay_thinking="off")
 
@@ -88,7 +95,11 @@ PRESETS: dict[str, Preset] = {
         key_envs=("OPENROUTER_API_KEY",),
         default_model="openrouter/auto",
         translation=Translation(
-            thinking="reasoning", replay_thinking="reasoning", documents="file", cache_control=True
+            thinking="reasoning",
+            replay_thinking="reasoning",
+            documents="file",
+            cache_control=True,
+            web_search="plugin",
         ),
     ),
     "siliconflow": Preset(
@@ -114,7 +125,7 @@ PRESETS: dict[str, Preset] = {
         key_envs=("ANTHROPIC_API_KEY",),
         default_model="claude-sonnet-4-5",
         # It checks the signature of every thought, and other models don't sign theirs.
-        translation=_NO_THOUGHT,
+        translation=Translation(replay_thinking="off", web_search="tool"),
     ),
     "echo": Preset(kind="echo", default_model="echo"),
 }

@@ -145,7 +145,7 @@ def _key_source(
     return {"api_key_env": (found or preset.key_envs)[0], "api_key_optional": section.base_url is not None}
 
 
-def _base_url(document: Document, path: Path, url: str) -> str:
+def check_url(document: Document, path: Path, url: str) -> str:
     """`url` without a trailing slash; the value isn't repeated in errors, as it may hold a password."""
     try:
         parts = urlsplit(url)
@@ -160,7 +160,11 @@ def _base_url(document: Document, path: Path, url: str) -> str:
         )
     if "?" in url or "#" in url:
         raise document.fault(path, f"{key_name(path)} must end with its path: leave out what begins with ? or #")
-    url = url.rstrip("/")
+    return url.rstrip("/")
+
+
+def _base_url(document: Document, path: Path, url: str) -> str:
+    url = check_url(document, path, url)
     for ending in _DIALECT_PATHS:
         if url.endswith(ending):
             raise document.fault(path, f"{key_name(path)} must not end with {ending}: that is added to it")

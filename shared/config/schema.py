@@ -13,6 +13,7 @@ from shared.config.types import Rule
 from shared.records import Dialect
 
 WEEK = 604_800
+YEAR = 31_536_000
 
 Wait = Annotated[float, Meta(gt=0, le=WEEK)]
 """A deadline in seconds; there is none that means "never"."""
@@ -114,6 +115,8 @@ class Translation(Section, frozen=True):
     partial: bool | None = None
     sampling: bool | None = None
     call_signatures: bool | None = None
+    web_search: Literal["off", "builtin", "plugin", "tool"] | None = None
+    """As `replay_thinking`."""
 
 
 class Provider(Section, frozen=True):
@@ -176,12 +179,44 @@ class Storage(Section, frozen=True):
     max_buffered_records: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
 
 
+class Progress(Section, frozen=True):
+    thinking: str | None = None
+    executing: str | None = None
+    tool: str | None = None
+
+
 class Agent(Section, frozen=True):
     enabled: bool = False
     workspace: str | None = None
+    model: str | None = None
+    system: str | None = None
     max_iterations: Annotated[int, Meta(ge=1, le=1000)] | None = None
-    execute_client_tools: bool | None = None
+    max_depth: Annotated[int, Meta(ge=0, le=10)] | None = None
+    response_timeout: Wait | None = None
     cancel_grace: Pause | None = None
+    max_abandoned_threads: Annotated[int, Meta(ge=0, le=1000)] | None = None
+    tools: list[str] = []
+    tools_file: str | None = None
+    tool_timeout: Wait | None = None
+    timeouts: dict[str, Wait] = {}
+    """Tool → seconds; names that no tool has are ignored."""
+    max_output_chars: Annotated[int, Meta(ge=1000, le=10_000_000)] | None = None
+    sandbox: Literal["auto", "required", "off"] | None = None
+    allow_network: bool | None = None
+    search_url: str | None = None
+    execute_client_tools: bool | None = None
+    progress: Progress = Progress()
+    keep_conversations: Annotated[float, Meta(ge=0, le=YEAR)] | None = None
+    max_conversation_bytes: Annotated[int, Meta(ge=1024, le=2**23)] | None = None
+    """One is a frame on a worker's pipes, which holds 16 MiB (`shared.framing`)."""
+
+
+class ChatKit(Section, frozen=True):
+    workflow: str | None = None
+    api_key_env: str | None = None
+    api_key_file: str | None = None
+    base_url: str | None = None
+    timeout: Wait | None = None
 
 
 class File(Section, frozen=True):
@@ -199,3 +234,4 @@ class File(Section, frozen=True):
     logging: Logging = Logging()
     storage: Storage = Storage()
     agent: Agent = Agent()
+    chatkit: ChatKit = ChatKit()

@@ -12,11 +12,11 @@ from shared.config.presets import Preset
 from shared.config.types import Translation
 from shared.records import Dialect
 
-_REPLAYS: dict[Dialect, tuple[str, ...]] = {
-    "openai": ("reasoning_content", "reasoning", "off"),
-    "anthropic": ("thinking", "off"),
+_PLACES: dict[str, dict[Dialect, tuple[str, ...]]] = {
+    "replay_thinking": {"openai": ("reasoning_content", "reasoning", "off"), "anthropic": ("thinking", "off")},
+    "web_search": {"openai": ("off", "builtin", "plugin"), "anthropic": ("off", "tool")},
 }
-"""Where each dialect has a place for earlier thought, its default first."""
+"""What only one of the dialects has a place for, its default first."""
 
 
 def resolve_translation(
@@ -29,16 +29,17 @@ def resolve_translation(
     if preset is not None and preset.dialect == dialect:
         base = preset.translation
     else:
-        defaults: dict[str, Any] = {"replay_thinking": _REPLAYS[dialect][0]}
+        defaults: dict[str, Any] = {key: places[dialect][0] for key, places in _PLACES.items()}
         base = Translation(**defaults)
     given = section.translation.given()
-    replay = given.get("replay_thinking")
-    if replay is not None and replay not in _REPLAYS[dialect]:
-        path = (*at, "translation", "replay_thinking")
-        places = " or ".join(f'"{place}"' for place in _REPLAYS[dialect])
-        close = nearest(replay, _REPLAYS[dialect])
-        fix = f': did you mean "{close}"?' if close else ""
-        raise document.fault(
-            path, f'{key_name(path)} = "{replay}" must be {places} where the dialect is "{dialect}"{fix}'
-        )
+    for key, places in _PLACES.items():
+        value = given.get(key)
+        if value is not None and value not in places[dialect]:
+            path = (*at, "translation", key)
+            known = " or ".join(f'"{place}"' for place in places[dialect])
+            close = nearest(value, places[dialect])
+            fix = f': did you mean "{close}"?' if close else ""
+            raise document.fault(
+                path, f'{key_name(path)} = "{value}" must be {known} where the dialect is "{dialect}"{fix}'
+            )
     return structs.replace(base, **given)

@@ -6,7 +6,7 @@ holds names of keys, never keys.  Durations are float seconds.
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from shared.records import Dialect
 
@@ -120,6 +120,8 @@ class Translation(Struct, frozen=True, kw_only=True):
     """`temperature`, `top_p` and `top_k` go along; off for models that refuse all but their own."""
     call_signatures: bool = False
     """Earlier tool calls must come with the signature of a thought: a word that stands for any is sent (Gemini 3)."""
+    web_search: Literal["off", "builtin", "plugin", "tool"] = "off"
+    """Its own search: Kimi's built-in `$web_search`, OpenRouter's plug-in, Anthropic's `web_search_20250305`."""
 
 
 class Provider(Struct, frozen=True, kw_only=True):
@@ -195,8 +197,69 @@ class Storage(Struct, frozen=True, kw_only=True):
     """How many records wait in memory while the database can't be written."""
 
 
-class Agent(Struct, frozen=True):
+class Progress(Struct, frozen=True, kw_only=True):
+    """What the leading text block of a run says that was asked for as `/v1/messages`; "" says nothing."""
+
+    thinking: str = "Thinking (step {step})…"
+    executing: str = "Executing {tools}…"
+    tool: str = "{tool} ({index}/{of})…"
+
+
+class Agent(Struct, frozen=True, kw_only=True):
+    """The agent: off unless `enabled`.  Durations in seconds."""
+
     enabled: bool = False
+    workspace: str = ""
+    """If it is enabled, an absolute path without symbolic links; nothing outside is ever touched."""
+    model: str = "default"
+    """Whom a run asks that names no model."""
+    system: str = ""
+    """Put before the agent's own instructions."""
+    max_iterations: int = 15
+    """Turns of the model in one run."""
+    max_depth: int = 2
+    """How deep runs may be nested by `Task`."""
+    response_timeout: float = 120.0
+    """For a whole run."""
+    cancel_grace: float = 0.5
+    """How long what a run has started may take to end after a cancel, before it is killed."""
+    max_abandoned_threads: int = 8
+    """A worker with more threads that can't be interrupted is replaced."""
+    tools: tuple[str, ...] = ()
+    """The names of those that may be used; empty: all."""
+    tools_file: str | None = None
+    """A Python file, absolute, with tools of the user's own."""
+    tool_timeout: float = 60.0
+    timeouts: dict[str, float] = field(default_factory=lambda: {"Bash": 30.0, "Read": 5.0, "LS": 3.0})
+    """Tool → its own timeout; the others have `tool_timeout`."""
+    max_output_chars: int = 30_000
+    """Of one tool's result; what is more is cut out of its middle, with a mark."""
+    sandbox: Literal["auto", "required", "off"] = "auto"
+    """Whether Bash runs in bubblewrap."""
+    allow_network: bool = False
+    """…and whether it has the network there."""
+    search_url: str | None = None
+    """Where WebSearch asks (`{query}` in it), if the provider has no search of its own."""
+    execute_client_tools: bool = False
+    progress: Progress = Progress()
+    keep_conversations: float = 86_400.0
+    """After a session's last run its conversation is kept so long."""
+    max_conversation_bytes: int = 1024 * 1024
+    """The oldest turns of a longer one are left out."""
+
+
+class ChatKit(Struct, frozen=True, kw_only=True):
+    """Sessions of ChatKit at OpenAI; None in `workflow`: not offered."""
+
+    workflow: str | None = None
+    base_url: str = "https://api.openai.com/v1"
+    """Without a trailing slash; `/chatkit/sessions` is appended."""
+    api_key_env: str = "OPENAI_API_KEY"
+    api_key_file: str | None = None
+    """Joined with the folder of the configuration; goes before `api_key_env`."""
+    api_key_optional: bool = False
+    """Nobody asked for `api_key_env` by name and the address isn't OpenAI's: without a key none is sent."""
+    timeout: float = 30.0
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -216,3 +279,4 @@ class Config(Struct, frozen=True, kw_only=True):
     logging: Logging = Logging()
     storage: Storage = Storage()
     agent: Agent = Agent()
+    chatkit: ChatKit = ChatKit()

@@ -1,4 +1,4 @@
-"""A self-signed certificate for 127.0.0.1, made by the openssl command."""
+"""A self-signed certificate, for 127.0.0.1 if not said otherwise, made by the openssl command."""
 
 import shutil
 import ssl
@@ -12,12 +12,12 @@ from worker.upstream.wire import heed_cuts
 COMMAND = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=fake"
 
 
-def self_signed(folder: Path) -> Path:
-    """A file with the key and the certificate; skips the test where there is no openssl."""
+def self_signed(folder: Path, name: str = "IP:127.0.0.1") -> Path:
+    """A file with the key and the certificate for `name`; skips the test where there is no openssl."""
     if shutil.which("openssl") is None:
         pytest.skip("the openssl command makes the certificate")
     key, cert, both = folder / "key.pem", folder / "cert.pem", folder / "both.pem"
-    command = [*COMMAND.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    command = [*COMMAND.split(), "-addext", f"subjectAltName={name}", "-keyout", str(key), "-out", str(cert)]
     subprocess.run(command, check=True, capture_output=True)
     both.write_text(key.read_text() + cert.read_text())
     return both

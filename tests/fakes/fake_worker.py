@@ -15,6 +15,7 @@ A serving one takes one line on each connection to its sockets, and answers it w
     pid · generation · behaviour (the newest configuration's)
     open ID (announce a stream) · progress ID TOKENS · close ID
     hang (block the event loop for ever) · garbage (write nonsense on the up pipe) · exit CODE
+    recycle (ask to be replaced)
 """
 
 import os
@@ -33,6 +34,7 @@ from shared.messages import (
     Drain,
     Progress,
     Ready,
+    Recycle,
     StreamEnded,
     StreamStarted,
     decode_down,
@@ -146,6 +148,8 @@ class FakeWorker:
                     time.sleep(3600)
             case "garbage", *_:
                 os.write(self.up_fd, frame(b"\xc1 is never used in msgpack"))
+            case "recycle", *_:
+                self.send(Recycle(reason="worn out"))
             case "exit", code:
                 os._exit(int(code))
         return os.getpid()

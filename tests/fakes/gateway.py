@@ -385,6 +385,7 @@ async def serve_gateway(
                 await running.wait_settled()
                 await running.wait(lambda: len(running.records) >= len(running.started))
                 await gateway.clients.aclose()
+                await gateway.keeper.aclose()
                 nursery.cancel_scope.cancel()
         ended = [record.start.id for record in running.records]
         assert sorted(ended) == sorted(start.id for start in running.started), "one record a stream"

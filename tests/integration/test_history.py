@@ -231,6 +231,7 @@ async def test_an_older_database_is_taken_over(tmp_path, port):
     path = tmp_path / "s" / "sessions.db"
     with closing(sqlite3.connect(write_history(path, many_records(50)), isolation_level=None)) as connection:
         connection.execute("DROP INDEX streams_session")
+        connection.execute("DROP TABLE conversations")
         for column in COLUMNS[23:]:
             connection.execute(f"ALTER TABLE streams DROP COLUMN {column}")
         connection.execute("PRAGMA user_version = 1")

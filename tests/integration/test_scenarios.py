@@ -276,7 +276,7 @@ async def run_all() -> Results:
     async with serve_openai() as openai, serve_anthropic() as anthropic:
         settings: dict[str, dict[str, Any]] = {
             "plain": {},
-            "impatient": {"first_byte_timeout": 0.5, "chunk_timeout": 0.5},
+            "impatient": {"first_byte_timeout": 2.0, "chunk_timeout": 1.0},
             "normalising": {"normalise": ("think", "tool_calls")},
         }
         upstreams = {"openai": openai, "anthropic": anthropic}

@@ -1,32 +1,12 @@
 """Live streams over HTTP: what any worker tells of all of them, and cancelling those of another one."""
 
-import json
-
 import pytest
 import trio
 from fakes.load import Client, chat
 from fakes.service import wait_until
+from fakes.sessions_api import active, call
 
 pytestmark = pytest.mark.integration
-
-
-async def call(port: int, method: str, path: str) -> tuple[int, dict]:
-    """One request without a body, on a connection of its own, so that any worker may answer it."""
-    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-        await stream.send_all(f"{method} {path} HTTP/1.0\r\nhost: localhost\r\n\r\n".encode())
-        data = b""
-        while more := await stream.receive_some():
-            data += more
-    head, _, body = data.partition(b"\r\n\r\n")
-    return int(head.split()[1]), json.loads(body)
-
-
-async def active(port: int) -> dict[str, dict]:
-    """The live streams by their request ids."""
-    status, body = await call(port, "GET", "/api/sessions/active")
-    assert status == 200
-    assert body["active"] == len(body["sessions"])
-    return {session["trace"]: session for session in body["sessions"]}
 
 
 async def test_streams_of_all_workers_are_listed_and_cancelled(service, port, upstream):

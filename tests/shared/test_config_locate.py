@@ -135,3 +135,87 @@ def test_a_missing_file_of_client_keys_is_refused(home: Path):
     path = write(home / "work" / "config.toml", '[auth]\nkeys_file = "clients"\n')
     with pytest.raises(ConfigError, match=r"clients: the file can't be read \(No such file"):
         load_config(str(path), {})
+
+
+def agent(home: Path, text: str = "", workspace: str = "ws", more: str = ""):
+    path = write(home / "etc" / "config.toml", f'[agent]\nenabled = true\nworkspace = "{workspace}"\n{text}\n{more}')
+    return load_config(str(path), {})
+
+
+def refused(home: Path, text: str = "", workspace: str = "ws") -> str:
+    with pytest.raises(ConfigError) as caught:
+        agent(home, text, workspace)
+    return str(caught.value).removeprefix(f"{home}/etc/")
+
+
+def test_the_agent_s_folder_is_relative_to_the_file(home: Path):
+    (home / "etc" / "ws").mkdir(parents=True)
+    loaded = agent(home)
+    assert loaded.config.agent.workspace == str(home / "etc" / "ws")
+    assert loaded.warnings == ()
+
+
+def test_the_agent_s_folder_may_be_below_the_home(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(home / "user"))
+    (home / "user" / "ws").mkdir()
+    assert agent(home, workspace="~/ws").config.agent.workspace == str(home / "user" / "ws")
+    assert agent(home, workspace="~").config.agent.workspace == str(home / "user")
+
+
+def test_links_to_the_agent_s_folder_are_followed_when_the_file_is_read(home: Path):
+    (home / "etc" / "real").mkdir(parents=True)
+    (home / "etc" / "ws").symlink_to("real")
+    assert agent(home).config.agent.workspace == str(home / "etc" / "real")
+
+
+def test_an_agent_that_is_off_needs_no_folder(home: Path):
+    path = write(home / "etc" / "config.toml", '[agent]\nworkspace = "nowhere"\n')
+    assert load_config(str(path), {}).config.agent.workspace == str(home / "etc" / "nowhere")
+
+
+def test_an_agent_s_folder_that_is_none_is_refused(home: Path):
+    assert refused(home) == (
+        f"config.toml:3: [agent] workspace names {home}/etc/ws, which does not exist: create it, or correct the path"
+    )
+    write(home / "etc" / "ws")
+    assert refused(home) == "config.toml:3: [agent] workspace is a file: name the folder that the agent's tools may use"
+    assert "can't be reached (Not a directory)" in refused(home, workspace="ws/below")
+    assert refused(home, workspace="/") == (
+        "config.toml:3: [agent] workspace is all of this machine: name a folder in it"
+    )
+    (home / "etc" / "loop").symlink_to("loop")
+    assert "can't be reached" in refused(home, workspace="loop")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_an_agent_s_folder_that_is_closed_is_refused(home: Path):
+    (home / "etc" / "ws").mkdir(parents=True, mode=0)
+    assert "can't be read: let uid" in refused(home)
+
+
+def test_the_file_of_the_agent_s_own_tools_must_exist(home: Path):
+    (home / "etc" / "ws").mkdir(parents=True)
+    assert refused(home, 'tools_file = "mine.py"').startswith(
+        f"config.toml:4: [agent] tools_file names {home}/etc/mine.py, which does not exist"
+    )
+    assert "tools_file is no file" in refused(home, 'tools_file = "ws"')
+    write(home / "etc" / "mine.py")
+    assert agent(home, 'tools_file = "mine.py"').config.agent.tools_file == str(home / "etc" / "mine.py")
+
+
+def test_what_the_agent_should_not_touch_is_warned_about(home: Path):
+    (home / "etc" / "ws").mkdir(parents=True)
+    write(home / "etc" / "ws" / "key")
+    loaded = agent(home, more='[providers.kimi]\napi_key_file = "ws/key"\n')
+    path = home / "etc" / "config.toml"
+    said = "is in [agent] workspace, where the agent may read and change it: move one of them"
+    assert loaded.warnings == (f"{path}: {home}/etc/ws/key {said}",)
+    assert agent(home, workspace=".").warnings == (f"{path}: {path} {said}",)
+
+
+def test_a_sandbox_that_is_not_installed_is_warned_about(home: Path, monkeypatch: pytest.MonkeyPatch):
+    (home / "etc" / "ws").mkdir(parents=True)
+    monkeypatch.setenv("PATH", str(home))
+    assert "without bubblewrap: Bash runs nothing; install bwrap" in agent(home, 'sandbox = "required"').warnings[0]
+    write(home / "bwrap").chmod(0o755)
+    assert agent(home, 'sandbox = "required"').warnings == ()

@@ -320,7 +320,6 @@ FAKE = '[providers.fake]\nbase_url = "http://h/v1"\n'
         ("[auth]\nkeys_env = 'NOT_SET'", r":2: .*NOT_SET, which is not set"),
         ("[cors]\norigins = ['*', 'https://a.example/']", r":2: \[cors\] origins \(entry 2\) must be"),
         ("[cors]\norigins = ['https://[']", r":2: \[cors\] origins"),
-        ("[agent]\nenabled = true", r":2: \[agent\] enabled = true can't be served: this version has no agent yet"),
         ("[providers.foo]", r":1: \[providers.foo\] has no base_url"),
         ("[providers.grok]", r":1: .*did you mean \"groq\"\?"),
         ("[providers.'a/b']\nbase_url = 'http://h'", r':1: \[providers."a/b"\] is not a usable name'),

@@ -38,6 +38,7 @@ output_format = "off"
 partial = true
 sampling = false
 call_signatures = true
+web_search = "plugin"
 [models."claude-kimi"]
 provider = "fake"
 model = "text"
@@ -58,6 +59,7 @@ display_name = "Kimi (fast)"
         partial=True,
         sampling=False,
         call_signatures=True,
+        web_search="plugin",
     )
     assert parsed.config.models[0].display_name == "Kimi (fast)"
     assert parsed.warnings == ()
@@ -119,6 +121,14 @@ def test_another_address_keeps_a_preset_s_and_another_dialect_does_not():
         (
             "dialect = 'anthropic'\ntranslation.replay_thinking = 'reasoning'",
             r':4: .* replay_thinking = "reasoning" must be "thinking" or "off" where the dialect is "anthropic"',
+        ),
+        (
+            "translation.web_search = 'tool'",
+            r':3: .* web_search = "tool" must be "off" or "builtin" or "plugin" where the dialect is "openai"',
+        ),
+        (
+            "dialect = 'anthropic'\ntranslation.web_search = 'builtin'",
+            r':4: .* web_search = "builtin" must be "off" or "tool" where the dialect is "anthropic"',
         ),
         ("[models.a]\nprovider = 'fake'\ndisplay_name = ' '", r":5: \[models.a\] display_name is no usable name"),
         ("[models.a]\nprovider = 'fake'\nname = 'A'", r':5: \[models.a\] has no key "name"'),

@@ -7,7 +7,7 @@ import pytest
 
 from shared.config import Config, parse_config
 from shared.errors import ConfigError
-from shared.keys import resolve_keys
+from shared.keys import CHATKIT, key_variables, resolve_keys
 
 FAKE = '[providers.fake]\nbase_url = "http://127.0.0.1:1"\n'
 
@@ -25,6 +25,11 @@ def refused(config: Config, env: dict[str, str]) -> str:
 def test_from_the_environment():
     config = config_of(FAKE + 'api_key_env = "FAKE_KEY"')
     assert resolve_keys(config, {"FAKE_KEY": "  secret\n"}) == {"fake": "secret"}
+
+
+def test_where_keys_may_be_looked_for():
+    config = config_of(FAKE + 'api_key_env = "FAKE_KEY"\n[chatkit]\nworkflow = "wf_1"')
+    assert key_variables(config) >= {"FAKE_KEY", "OPENAI_API_KEY", "KIMI_API_KEY", "MOONSHOT_API_KEY"}
 
 
 def test_a_provider_without_a_key_sends_none():
@@ -110,3 +115,22 @@ def test_a_path_below_a_file(tmp_path: Path):
     (tmp_path / "key").write_text("x")
     message = refused(config_of(FAKE + 'api_key_file = "key/more"', tmp_path), {})
     assert "can't be read (Not a directory)" in message
+
+
+def test_the_key_for_chatkit(tmp_path: Path):
+    text = '[providers.echo]\n[chatkit]\nworkflow = "wf_1"\n'
+    assert resolve_keys(config_of(text), {"OPENAI_API_KEY": "o"}) == {CHATKIT: "o"}
+    assert refused(config_of(text), {}).startswith("ChatKit: OPENAI_API_KEY is not set: export it, provide the cred")
+    assert refused(config_of(text + 'api_key_env = "MINE"'), {"OPENAI_API_KEY": "o"}).startswith("ChatKit: MINE is not")
+    elsewhere = text + 'base_url = "http://127.0.0.1:1"\n'
+    assert resolve_keys(config_of(elsewhere), {}) == {}
+    assert resolve_keys(config_of(elsewhere), {"OPENAI_API_KEY": "o"}) == {CHATKIT: "o"}
+    (tmp_path / "key").write_text("f")
+    (tmp_path / "key").chmod(0o600)
+    assert resolve_keys(config_of(text + 'api_key_file = "key"', tmp_path), {}) == {CHATKIT: "f"}
+    (tmp_path / "chatkit_api_key").write_text("c")
+    assert resolve_keys(config_of(text), {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == {CHATKIT: "c"}
+
+
+def test_without_a_workflow_chatkit_needs_no_key():
+    assert resolve_keys(config_of('[providers.echo]\n[chatkit]\napi_key_env = "MINE"'), {}) == {}

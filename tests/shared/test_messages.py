@@ -6,10 +6,13 @@ from hypothesis import strategies as st
 
 from shared.config import Config, Model, Provider
 from shared.messages import (
+    Ask,
     Beat,
     CancelStream,
     Configure,
+    Conversation,
     Drain,
+    KeepConversation,
     Progress,
     Ready,
     StreamEnded,
@@ -32,6 +35,8 @@ CONFIG = Config(
         Ready(pid=7, generation=2),
         Beat(streams=1, connections=2, rss_bytes=3, lag=0.5, dropped=4, progress=[Progress("s1", 5, 600)]),
         StreamStarted(make_start(session="é\u2028")),
+        Ask(1, Conversation("s", "1a2b")),
+        Ask(2, KeepConversation("s", None, b"[\x00\xff]")),
         StreamEnded(make_record(completion=Tokens(3, "partial"), status="cancelled", error_type="admin")),
     ],
 )

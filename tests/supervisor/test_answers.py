@@ -9,6 +9,8 @@ from shared.messages import (
     Ask,
     CancelSession,
     CancelStale,
+    Conversation,
+    KeepConversation,
     Metrics,
     Overview,
     Progress,
@@ -34,6 +36,7 @@ class Service:
         self.clock = 100.0
         self.told = []
         self.cancelled = []
+        self.conversations = []
         self.gauges = None
         self.text = b"# metrics\n"
         self.answers = Answers(
@@ -44,10 +47,18 @@ class Service:
             waiting=lambda: 3,
             metrics=self.render,
             recent=lambda now: [Minute(at=int(now))],
+            conversations=self,
             cancel=lambda pid, id: self.cancelled.append((pid, id)),
             clock=lambda: self.clock,
             now=lambda: 5_000.0,
         )
+
+    def keep(self, message):
+        self.conversations.append(message)
+
+    def tell(self, asker, number, asked):
+        assert asker is self
+        self.conversations.append((number, asked))
 
     def render(self, gauges):
         self.gauges = gauges
@@ -177,3 +188,11 @@ def test_the_service_at_a_glance(service):
 def test_an_answer_that_no_frame_takes_is_refused(service, monkeypatch):
     monkeypatch.setattr(answers, "MAX_BODY_BYTES", 8)
     assert service.ask_json(Metrics())[0] == 500
+
+
+def test_conversations_are_kept_at_once_and_told_later(service):
+    kept = KeepConversation("s", "1a2b", b"[1]")
+    assert service.ask_json(kept) == (200, {})
+    service.answers.answer(service, Ask(7, Conversation("s", "1a2b")))
+    assert service.conversations == [kept, (7, Conversation("s", "1a2b"))]
+    assert len(service.told) == 1

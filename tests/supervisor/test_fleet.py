@@ -337,6 +337,28 @@ async def test_many_rolls_at_once_end_in_the_newest_generation(make):
     await scene.until_serving(2, generation=21)
 
 
+async def test_a_worker_that_asks_for_it_is_replaced_while_its_streams_go_on(make):
+    scene = await make(workers=2)
+    before = await scene.until_serving(2)
+    fewest = 2
+    with capture_logs() as logs:
+        address = scene.fleet.settings.listeners[0].socket.getsockname()
+        async with await trio.open_tcp_stream(*address) as stream:  # one that is not served to its end
+            worn = int(await scene.ask("recycle"))
+
+            def replaced(statuses):
+                nonlocal fewest
+                fewest = min(fewest, scene.fleet.serving)
+                return worn not in pids(statuses) and len(statuses) == 2
+
+            await stream.send_all(b"pid\n")
+            await scene.until(replaced)
+    assert fewest == 2
+    after = await scene.until_serving(2, generation=1, restarts=0)
+    assert len(pids(before) & pids(after)) == 1
+    assert [(line["pid"], line["reason"]) for line in logs if line["event"] == "worker_recycle"] == [(worn, "worn out")]
+
+
 async def test_one_that_ignores_its_drain_is_killed_after_deadline_and_grace(make, short_grace):
     scene = await make("stubborn", workers=1, retire_timeout=0.1)
     [before] = await scene.until_serving(1)

@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 from fakes.streams import ListedStore
+from structlog.testing import capture_logs
 
 from shared.channel import FrameReader, FrameWriter, open_pipe
 from shared.framing import MAX_FRAME_BYTES, frame
@@ -17,6 +18,7 @@ from shared.messages import (
     Drain,
     Progress,
     Ready,
+    Recycle,
     Stored,
     StreamEnded,
     StreamStarted,
@@ -76,6 +78,7 @@ class Scene:
         self.records = self.store.records
         self.hub = PlayedHub()
         self.ready = trio.Event()
+        self.worn = trio.Event()
         self.link = Link(
             self.process,
             slot=1,
@@ -85,6 +88,7 @@ class Scene:
             hub=self.hub,
             clock=AwakeClock(trio.current_time()),
             on_ready=self.ready.set,
+            on_worn=self.worn.set,
         )
 
     def say(self, message):
@@ -143,6 +147,26 @@ async def test_ready_makes_it_serve(scene):
     scene.say(Ready(pid=PID, generation=3))
     await scene.ready.wait()
     assert scene.link.state == "serving"
+
+
+async def test_a_worker_asks_once_to_be_replaced(scene):
+    assert not scene.link.view().worn
+    with capture_logs() as logs:
+        for _ in range(2):
+            scene.say(Recycle(reason="tired"))
+        scene.say(beat())
+        await scene.heard(lambda: scene.link.status(0).connections)
+    assert scene.worn.is_set()
+    assert scene.link.view().worn
+    assert [(line["event"], line["reason"]) for line in logs] == [("worker_recycle", "tired")]
+
+
+async def test_one_that_leaves_anyhow_is_not_recycled(scene):
+    scene.link.drain("retire", 10.0)
+    scene.say(Recycle(reason="tired"))
+    scene.say(beat())
+    await scene.heard(lambda: scene.link.status(0).connections)
+    assert not scene.worn.is_set()
 
 
 async def test_a_beat_is_what_status_shows(scene):

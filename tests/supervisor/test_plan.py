@@ -74,6 +74,31 @@ class TestRolling:
         assert plan(desired(2, generation=2), fleet, waiting, 0.0) == Plan([], 9.0)
 
 
+class TestRecycling:
+    """A worker that wants to be replaced is so without a new generation, and only when another one serves."""
+
+    def test_its_successor_starts_first(self):
+        assert plan(desired(2), [worker(1), worker(2, worn=True)], {}, 0.0).actions == [Start(2, 1)]
+
+    def test_it_serves_until_its_successor_does(self):
+        fleet = [worker(1), worker(2, worn=True), worker(2, "starting", pid=7)]
+        assert plan(desired(2), fleet, {}, 0.0).actions == []
+        fleet[2] = worker(2, pid=7)
+        assert plan(desired(2), fleet, {}, 0.0).actions == [Drain(102, "retire", 30.0)]
+
+    def test_when_it_drains_all_is_well(self):
+        fleet = [worker(1), draining(2, 30.0, worn=True), worker(2, pid=7)]
+        assert plan(desired(2), fleet, {}, 0.0).actions == []
+
+    def test_all_are_replaced_one_by_one(self):
+        fleet = [worker(1, worn=True), worker(2, worn=True)]
+        assert plan(desired(2), fleet, {}, 0.0).actions == [Start(1, 1)]
+
+    def test_the_only_one_goes_on_while_there_is_no_other(self):
+        waiting = {1: Backoff(young=3, not_before=7.5)}
+        assert plan(desired(1), [worker(1, worn=True)], waiting, 7.0) == Plan([], 7.5)
+
+
 class TestScaling:
     def test_down_drains_the_highest_slots(self):
         fleet = [worker(slot) for slot in (1, 2, 3, 4)]
@@ -138,6 +163,7 @@ class Simulated:
     drain: Drain | None = None
     deadline: float = 0.0
     killed: bool = False
+    worn: bool = False
 
     def view(self):
         return WorkerView(
@@ -148,6 +174,7 @@ class Simulated:
             drain_mode=self.drain.mode if self.drain else None,
             drain_deadline=self.deadline,
             killed=self.killed,
+            worn=self.worn,
         )
 
 
@@ -235,6 +262,12 @@ class FleetHistory(RuleBasedStateMachine):
             self.fleet.workers[pid].state = "stuck"
             self.fleet.settle()
 
+    @rule(choice=st.integers(0, 50))
+    def wear_out(self, choice):
+        if pid := self.pick(choice, "serving"):
+            self.fleet.workers[pid].worn = True
+            self.fleet.settle()
+
     @rule(seconds=st.sampled_from([0.05, 1.0, 6.0, 40.0]))
     def wait(self, seconds):
         self.fleet.now += seconds
@@ -266,13 +299,15 @@ class FleetHistory(RuleBasedStateMachine):
         views = fleet.views()
         assert [view.state for view in views] == ["serving"] * fleet.desired.workers
         assert {view.generation for view in views} == {fleet.desired.generation}
+        assert not any(view.worn for view in views)
         assert plan(fleet.desired, views, fleet.backoffs, fleet.now) == Plan([], None)
 
     @invariant()
     def slots_are_not_shared_within_a_generation(self):
         if hasattr(self, "fleet"):
-            live = [(w.slot, w.generation) for w in self.fleet.workers.values() if w.state in ("starting", "serving")]
-            assert len(live) == len(set(live))
+            live = [w for w in self.fleet.workers.values() if w.state in ("starting", "serving") and not w.worn]
+            places = [(w.slot, w.generation) for w in live]
+            assert len(places) == len(set(places))
 
     @invariant()
     def the_fleet_looks_again_in_time(self):

@@ -83,6 +83,7 @@ async def test_begin_and_end_are_told(nursery):
 
 class PlayedStore:
     settings = Storage()
+    keep_conversations = 0.0
 
 
 def make_fleet(settings):
@@ -142,6 +143,7 @@ async def test_a_good_one_is_in_force(scene, text):
     scene.env["FAKE_KEY"] = "k" * 20
     outcome = await scene.reload(
         text + "workers = 5\n[storage]\nkeep_days = 3\n[logging]\nlevel = 'error'\n"
+        "[agent]\nkeep_conversations = 7\n"
         "[providers.fake]\nbase_url = 'http://127.0.0.1:9/v1'\napi_key_env = 'FAKE_KEY'\n"
     )
     assert outcome.applied
@@ -151,6 +153,7 @@ async def test_a_good_one_is_in_force(scene, text):
     assert settings.generation == 1
     assert settings.listeners == tuple(scene.listeners)
     assert scene.store.settings.keep_days == 3
+    assert scene.store.keep_conversations == 7.0
     assert scene.reloader.error is None
 
 

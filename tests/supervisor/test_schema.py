@@ -5,6 +5,7 @@ from fakes.streams import make_record, make_start
 
 from shared.records import Tokens
 from supervisor import schema
+from supervisor.unwritten import Kept
 
 
 @pytest.fixture
@@ -110,3 +111,63 @@ def test_deletion_goes_by_age_in_steps(connection):
     assert connection.execute(schema.DELETE_BEFORE, (4, 3)).rowcount == 3
     assert connection.execute(schema.DELETE_BEFORE, (4, 3)).rowcount == 1
     assert [stored["id"] for stored in connection.execute("SELECT id FROM streams")] == ["s4"]
+
+
+def keep(connection, session, updated, size=2, client=""):
+    connection.execute(schema.KEEP_CONVERSATION, schema.conversation_row(Kept(session, client, updated, b"x" * size)))
+
+
+def sessions(connection):
+    return {row["session"] for row in connection.execute("SELECT session FROM conversations")}
+
+
+def test_the_columns_of_conversations(connection):
+    said = tuple(column["name"] for column in connection.execute("PRAGMA table_info(conversations)"))
+    assert said == schema.CONVERSATION_COLUMNS
+
+
+def test_a_conversation_takes_the_place_of_the_older_one(connection):
+    keep(connection, "s", 1.0, 5)
+    keep(connection, "s", 2.0, 7)
+    keep(connection, "s", 3.0, 9, client="1a2b")
+    rows = [tuple(row) for row in connection.execute("SELECT * FROM conversations ORDER BY updated")]
+    assert rows == [("s", "", 2.0, 7, b"x" * 7), ("s", "1a2b", 3.0, 9, b"x" * 9)]
+    found = connection.execute(schema.FIND_CONVERSATION, ("s", "", 2.0)).fetchall()
+    assert [row["data"] for row in found] == [b"x" * 7]
+    assert connection.execute(schema.FIND_CONVERSATION, ("s", "", 2.1)).fetchall() == []
+    connection.execute(schema.FORGET_CONVERSATION, ("s", ""))
+    assert connection.execute(schema.FIND_CONVERSATION, ("s", "", 0.0)).fetchall() == []
+
+
+@pytest.mark.parametrize(
+    ("bounds", "left"),
+    [
+        ((0.0, 9, 999, 9), "abcde"),
+        ((3.0, 9, 999, 9), "cde"),
+        ((0.0, 2, 999, 9), "de"),
+        ((0.0, 9, 30, 9), "cde"),
+        ((0.0, 9, 29, 9), "de"),
+        ((0.0, 9, 9, 9), ""),
+        ((9.0, 0, 0, 9), ""),
+    ],
+)
+def test_the_oldest_conversations_go_first(connection, bounds, left):
+    for place, session in enumerate("abcde"):
+        keep(connection, session, place + 1.0, 10)
+    deleted = connection.execute(schema.BOUND_CONVERSATIONS, bounds).rowcount
+    assert sessions(connection) == set(left)
+    assert deleted == 5 - len(left)
+
+
+def test_conversations_go_in_steps(connection):
+    for place in range(5):
+        keep(connection, str(place), 1.0)
+    counts = [connection.execute(schema.BOUND_CONVERSATIONS, (2.0, 9, 999, 3)).rowcount for _ in range(3)]
+    assert counts == [3, 2, 0]
+
+
+def test_bounding_conversations_does_not_read_them(connection):
+    plan = [
+        row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {schema.BOUND_CONVERSATIONS}", (0, 0, 0, 0))
+    ]
+    assert any("COVERING INDEX conversations_updated" in step for step in plan)

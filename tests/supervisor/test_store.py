@@ -19,6 +19,7 @@ from shared.config import Storage
 from shared.errors import StartError
 from supervisor import database, schema, store
 from supervisor.store import Store
+from supervisor.unwritten import Kept
 
 DAY = 86_400.0
 PATIENCE = 20.0
@@ -35,6 +36,15 @@ def wait_until(condition, what="the condition"):
 def stored_ids(path):
     with closing(sqlite3.connect(path)) as connection:
         return [id for (id,) in connection.execute("SELECT id FROM streams ORDER BY rowid")]
+
+
+def conversation(session, data=b"[]", updated=1_000.0):
+    return Kept(session, "", updated, data)
+
+
+def conversations(path):
+    with closing(sqlite3.connect(path)) as connection:
+        return dict(connection.execute("SELECT session, data FROM conversations ORDER BY rowid"))
 
 
 def events(logs):
@@ -541,3 +551,107 @@ for number in itertools.count():
     reopened.open()
     assert reopened.status().problem is None
     assert reopened.close(PATIENCE)
+
+
+def test_conversations_are_written_without_closing(opened, path):
+    writer = opened()
+    writer.keep_nowait(conversation("a", b"[1]"))
+    writer.keep_nowait(conversation("a", b"[2]"))
+    wait_until(lambda: writer.find_unwritten("a", "") is None)
+    assert conversations(path) == {"a": b"[2]"}
+    writer.keep_nowait(conversation("a", b""))
+    wait_until(lambda: writer.find_unwritten("a", "") is None)
+    assert conversations(path) == {}
+    assert (writer.taken, writer.stored) == (0, 0)
+
+
+def test_close_writes_all_conversations(opened, path, monkeypatch):
+    monkeypatch.setattr(store, "BATCH_CONVERSATIONS", 3)
+    writer = opened()
+    for number in range(20):
+        writer.keep_nowait(conversation(f"s{number}", b"[%d]" % number))
+        writer.put_nowait(make_record(f"r{number}"))
+    assert writer.close(PATIENCE)
+    assert conversations(path) == {f"s{number}": b"[%d]" % number for number in range(20)}
+    assert len(stored_ids(path)) == 20
+
+
+def test_conversations_wait_for_a_lock_that_goes(opened, path, quick_retries):
+    writer = opened()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        writer.keep_nowait(conversation("a", b"[1]"))
+        wait_until(lambda: writer.status().problem)
+        assert writer.find_unwritten("a", "").data == b"[1]"
+        other.execute("ROLLBACK")
+        wait_until(lambda: writer.find_unwritten("a", "") is None)
+    assert conversations(path) == {"a": b"[1]"}
+
+
+def test_conversations_that_find_no_room_are_lost_the_oldest_first(opened, path, monkeypatch, quick_retries):
+    monkeypatch.setattr(store, "MAX_UNWRITTEN_BYTES", 10)
+    writer = opened()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, capture_logs() as logs:
+        other.execute("BEGIN EXCLUSIVE")
+        for session in "abc":
+            writer.keep_nowait(conversation(session, b"x" * 4))
+        other.execute("ROLLBACK")
+        wait_until(lambda: writer.find_unwritten("c", "") is None)
+    assert [(entry["event"], entry["session"]) for entry in logs if "session" in entry] == [("conversation_lost", "a")]
+    assert set(conversations(path)) == {"b", "c"}
+
+
+def test_conversations_that_can_t_be_written_at_the_end_are_counted(opened, path):
+    writer = opened()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, capture_logs() as logs:
+        other.execute("BEGIN EXCLUSIVE")
+        writer.keep_nowait(conversation("a"))
+        writer.keep_nowait(conversation("b"))
+        assert writer.close(0.3)
+        writer.keep_nowait(conversation("late"))
+    lost = [entry for entry in logs if entry["event"].startswith("conversation")]
+    assert [entry["event"] for entry in lost] == ["conversations_lost", "conversation_lost"]
+    assert lost[0]["count"] == 2
+    assert lost[1]["session"] == "late"
+
+
+def test_the_database_holds_no_more_conversations_than_the_bound(opened, path, monkeypatch):
+    monkeypatch.setattr(database, "MAX_CONVERSATIONS", 3)
+    monkeypatch.setattr(database, "MAX_CONVERSATION_BYTES", 20)
+    writer = opened()
+    for number, size in enumerate((1, 1, 1, 1, 18)):
+        writer.keep_nowait(conversation(f"s{number}", b"x" * size, updated=1_000.0 + number))
+        wait_until(lambda: not writer._unwritten)
+    assert set(conversations(path)) == {"s2", "s3", "s4"}
+    writer.keep_nowait(conversation("s5", b"xx", updated=2_000.0))
+    wait_until(lambda: not writer._unwritten)
+    assert set(conversations(path)) == {"s4", "s5"}
+
+
+def test_old_conversations_go_at_the_start_and_at_a_reload(opened, path, monkeypatch):
+    monkeypatch.setattr(database, "FORGET_ROWS", 2)
+    writer = opened(now=lambda: 0.0)
+    for number in range(5):
+        writer.keep_nowait(conversation(f"s{number}", updated=float(number)))
+    assert writer.close(PATIENCE)
+    assert len(conversations(path)) == 5
+    writer = store.Store(path, Storage(), lambda: 1_000.0, keep_conversations=997.0)
+    writer.open()
+    wait_until(lambda: set(conversations(path)) == {"s3", "s4"})
+    writer.keep_conversations = 996.0
+    writer.settings = Storage(keep_days=7)
+    wait_until(lambda: set(conversations(path)) == {"s4"})
+    assert writer.close(PATIENCE)
+
+
+def test_a_file_deleted_while_running_gets_the_conversation_again(opened, path):
+    writer = opened()
+    writer.keep_nowait(conversation("before"))
+    wait_until(lambda: writer.find_unwritten("before", "") is None)
+    for file in path.parent.iterdir():
+        file.unlink()
+    with capture_logs() as logs:
+        writer.keep_nowait(conversation("after"))
+        assert writer.close(PATIENCE)
+    assert "storage_replaced" in events(logs)
+    assert set(conversations(path)) == {"after"}

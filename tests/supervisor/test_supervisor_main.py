@@ -164,6 +164,16 @@ def service(make):
     return make().start().until_ready()
 
 
+def test_keys_are_in_no_environment_but_the_supervisor_s(service):
+    service.until_serving(2)
+    family = service.family()
+    assert len(family) >= 3  # the fork server and two workers
+    for process in family:
+        environ = process.environ()
+        assert "PATH" in environ
+        assert not {"BEHAVIOUR", "MARKS"} & set(environ)
+
+
 def test_a_life(service):
     """Start, status, requests, stop: nothing is left but the records."""
     workers = service.until_serving(2)
@@ -193,6 +203,7 @@ def test_ready_is_said_once_and_only_when_a_worker_serves(make):
     wait_until(lambda: any("0/2 workers" in message.get("STATUS", "") for message in service.hear()))
     assert service.status().state == "starting"
     assert service.count("READY") == 0
+    wait_until(lambda: len([worker for worker in service.status().workers if worker.pid]) == 2)
     service.write(behaviour_env="MARKS")  # anything but "mute" serves
     assert isinstance(service.control(Reload()), Done)
     for worker in service.status().workers:

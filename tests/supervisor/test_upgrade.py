@@ -72,7 +72,8 @@ def test_an_upgraded_database_is_like_a_new_one(old, tmp_path):
 
     def shape(path):
         with closing(sqlite3.connect(path)) as connection:
-            columns = connection.execute("PRAGMA table_info(streams)").fetchall()
+            tables = ("streams", "conversations")
+            columns = [connection.execute(f"PRAGMA table_info({table})").fetchall() for table in tables]
             indexes = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index'").fetchall()
             return columns, sorted(indexes), connection.execute("PRAGMA user_version").fetchone()
 

@@ -536,7 +536,7 @@ async def test_a_crash_is_a_500(gateway, monkeypatch):
     def fail(*_args):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("worker.endpoints.stream.resolve", fail)
+    monkeypatch.setattr("worker.addressing.resolve", fail)
     client = await gateway.connect()
     await client.ask()
     head, body = await client.answer()

@@ -8,7 +8,7 @@ from fakes.gateway import make_config, serve_gateway
 from fakes.upstream import HANG, LAST_CHUNK, chunk, head, openai_chunk, openai_stream, whole
 
 from shared.records import Tokens
-from worker.streaming import pump
+from worker.streaming import asking
 from worker.streaming.session import CANCEL_GRACE
 
 SSE = head(200, {"content-type": "text/event-stream"}, chunked=True)
@@ -208,7 +208,7 @@ async def test_leaving_after_the_end_is_no_cancellation(upstream):
 
 @pytest.mark.parametrize("reason", REASONS)
 async def test_after_the_end_only_the_wait_for_the_upstream_s_end_is_cut_short(upstream, reason, monkeypatch):
-    monkeypatch.setattr(pump, "EOF_WAIT", 60.0)
+    monkeypatch.setattr(asking, "EOF_WAIT", 60.0)
     async with serve_gateway(make_config(upstream)) as gateway:
         upstream.script(*openai_stream("hello")[:-1], HANG)
         client = await ask(gateway)

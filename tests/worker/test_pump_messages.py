@@ -24,7 +24,7 @@ from fakes.upstream import (
 
 from shared.config import Config, Model, Provider, Streaming
 from shared.records import Tokens
-from worker.streaming import pump
+from worker.streaming import asking
 
 SSE = head(200, {"content-type": "text/event-stream"}, chunked=True)
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
@@ -322,7 +322,7 @@ async def test_a_large_request_is_translated_beside_the_loop(gateway, upstream, 
         return await run_sync(function, *args, **more)
 
     monkeypatch.setattr(trio.to_thread, "run_sync", noting)
-    picture = base64.b64encode(bytes(pump.INLINE_BYTES)).decode()
+    picture = base64.b64encode(bytes(asking.INLINE_BYTES)).decode()
     source = {"type": "base64", "media_type": "image/png", "data": picture}
     content = [{"type": "image", "source": source}]
     head, _ = await answer(gateway, stream=False, messages=[{"role": "user", "content": content}])

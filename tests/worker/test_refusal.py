@@ -8,7 +8,14 @@ from shared.errors import UpstreamBroken, UpstreamConnectError, UpstreamTimeout
 from worker.asgi import JSON
 from worker.dialects.anthropic.exchange import AnthropicExchange
 from worker.dialects.openai.exchange import OpenAIExchange
-from worker.streaming.refusal import UntranslatableRequest, UpstreamRejection, of_upstream_error, plain
+from worker.streaming.refusal import (
+    StreamedRejection,
+    UntranslatableRequest,
+    UpstreamRejection,
+    of_upstream_error,
+    plain,
+    sentence,
+)
 
 BODY = b'{"model": "m", "messages": [], "max_tokens": 1}'
 OPENAI = Provider(name="up", dialect="openai")
@@ -174,3 +181,20 @@ def test_an_error_of_our_own(make):
     status, told, headers = plain(exchange, 503, "leaving", "service_unavailable_error")
     assert (status, headers) == (503, [JSON])
     assert error_in(exchange, told)["message"] == "leaving"
+
+
+@pytest.mark.parametrize("body", [in_openai_s("no"), in_anthropic_s("no"), b'{"detail": "no"}'])
+def test_a_sentence_quotes_the_provider_in_any_dialect(body):
+    assert sentence(rejection(402, body)) == "provider up answered with status 402: no"
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}"])
+def test_a_sentence_of_one_who_says_nothing(body):
+    assert sentence(rejection(502, body)) == "provider up answered with status 502"
+
+
+def test_a_sentence_says_it_once():
+    error = StreamedRejection(httpx.Headers(), in_openai_s("no"), "up", "no")
+    assert sentence(error) == "no"
+    assert sentence(UpstreamTimeout("silent", "ReadTimeout")) == "silent"
+    assert len(sentence(rejection(400, in_openai_s("x" * 9000)))) < 2100

@@ -242,6 +242,10 @@ class ToolDelta(Struct, frozen=True):
     text: str
 
 
+class Apart(Struct, frozen=True):
+    """What follows is a part of its own, though it may be of the same kind.  No upstream says so; a run does."""
+
+
 class Stop(Struct, frozen=True):
     """The model has ended its answer; only `UsageTold` may follow."""
 
@@ -266,5 +270,15 @@ class Failed(Struct, frozen=True):
 
 
 Event = (
-    Begin | TextDelta | ThinkingDelta | SignatureDelta | Redacted | ToolStart | ToolDelta | Stop | UsageTold | Failed
+    Begin
+    | TextDelta
+    | ThinkingDelta
+    | SignatureDelta
+    | Redacted
+    | ToolStart
+    | ToolDelta
+    | Apart
+    | Stop
+    | UsageTold
+    | Failed
 )

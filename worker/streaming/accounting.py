@@ -10,9 +10,9 @@ from msgspec import Struct
 from shared.config import Price
 from shared.records import Status, Tokens
 from worker.cost import cost_of
-from worker.dialects.exchange import Exchange
 from worker.dialects.relay import Relay
 from worker.dialects.tokens import CHARS_PER_TOKEN, TokenMeter, count_tokens
+from worker.streaming.inquiry import Inquiry
 
 # About 2,000 tokens: counting them takes as long as a hop to a thread and back.
 INLINE_CHARS = 8192
@@ -66,7 +66,7 @@ class Counter:
 
     async def account(
         self,
-        exchange: Exchange,
+        inquiry: Inquiry,
         relay: Relay | None,
         status: Status,
         *,
@@ -84,15 +84,15 @@ class Counter:
         prompt = Tokens(told, "provider") if told is not None else None
         count_prompt = prompt is None and sent
         if count_prompt:  # estimates stand where the counts come late
-            prompt = Tokens(exchange.body_bytes // CHARS_PER_TOKEN, "partial")
+            prompt = Tokens(inquiry.body_bytes // CHARS_PER_TOKEN, "partial")
         inline = (relay is None or relay.meter.chars <= INLINE_CHARS) and (
-            not count_prompt or exchange.body_bytes <= INLINE_CHARS
+            not count_prompt or inquiry.body_bytes <= INLINE_CHARS
         )
         with contextlib.nullcontext() if inline else self._bounded():
             if relay is not None:
                 await self.fold(relay.meter)
             if count_prompt:
-                prompt = Tokens(await self._count(exchange.prompt_texts, exchange.body_bytes), "counted")
+                prompt = Tokens(await self._count(inquiry.prompt_texts, inquiry.body_bytes), "counted")
         counted = relay.meter.counted if relay is not None else 0
         beside: int | None = None
         if usage is not None and usage.completion_tokens is not None:
@@ -118,6 +118,10 @@ class Counter:
         if size <= INLINE_CHARS:
             return count(self._encoding)
         return await trio.to_thread.run_sync(count, self._encoding, abandon_on_cancel=True, limiter=self._asked_limiter)
+
+    def count_delta(self, text: str) -> int:
+        """The tokens of a part of an answer; an estimate where it is so long that counting would hold up others."""
+        return -(-len(text) // CHARS_PER_TOKEN) if len(text) > INLINE_CHARS else count_tokens(self._encoding, [text])
 
     @contextlib.contextmanager
     def _bounded(self) -> Iterator[None]:

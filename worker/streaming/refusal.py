@@ -22,9 +22,11 @@ FINAL_STATUSES = frozenset({400, 401, 402, 403, 404, 405, 413, 415, 422})
 NO_RETRY: Header = (b"x-should-retry", b"false")
 PASSED_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
 PASSED_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
+MAX_SAID_CHARS = 2000
 
 CANCELLED: dict[CancelReason, tuple[int, str, str]] = {
     "client_disconnect": (499, "the client left", "cancelled"),
+    "client_cancel": (499, "the client cancelled it", "cancelled"),
     "registry_new_stream": (409, "a newer stream of the same session took the place of this one", "cancelled"),
     "admin": (503, "the stream was cancelled by an administrator", "cancelled"),
     "shutdown": (503, "the gateway is shutting down; try again", "service_unavailable_error"),
@@ -94,9 +96,7 @@ def of_upstream_error(exchange: Exchange, provider: Provider, error: UpstreamErr
 def _in_our_words(exchange: Exchange, error: UpstreamRejection, said: str | None) -> tuple[int, bytes]:
     """Status and body for a rejection that can't pass as it is.  `said`: its message, if it has one where it should."""
     if said is None:
-        # Providers that speak one dialect may well say their errors in the other's, or in neither.
-        others = (codec.error_message(error.body) for codec in UPSTREAMS.values())
-        said = next((message for message in others if message), None) or foreign_message(error.body)
+        said = _said_anyhow(error.body)
     overflow = find_overflow(error.status, error.body, said or "")
     if overflow is None:
         return error.status, exchange.error_body(error.status, said or str(error))
@@ -104,6 +104,20 @@ def _in_our_words(exchange: Exchange, error: UpstreamRejection, said: str | None
     if exchange.dialect == "anthropic":
         message = overflow.in_anthropic_s_words(message)
     return 400, exchange.error_body(400, message, OPENAI_CODE)
+
+
+def _said_anyhow(body: bytes) -> str | None:
+    """Providers that speak one dialect may well say their errors in the other's, or in neither."""
+    in_dialects = (codec.error_message(body) for codec in UPSTREAMS.values())
+    return next((message for message in in_dialects if message), None) or foreign_message(body)
+
+
+def sentence(error: Exception) -> str:
+    """A failure where that is all that can be told of it: with what the upstream itself says, if it has refused."""
+    if not isinstance(error, UpstreamRejection) or isinstance(error, StreamedRejection):
+        return str(error)
+    said = _said_anyhow(error.body)
+    return f"{error}: {said[:MAX_SAID_CHARS]}" if said else str(error)
 
 
 def plain(exchange: Exchange, status: int, message: str, code: str | None) -> Refusal:

@@ -71,7 +71,8 @@ class UpstreamResponse:
 class UpstreamClient:
     """One provider in one process, with its own connection pool.
 
-    `key` is sent as the dialect wants it; None sends none.  At most `read_size` bytes are taken per read.
+    `key` is sent as the dialect wants it; None sends none.  At most `read_size` bytes are taken per read.  `path` is
+    added to the base_url in the place of the dialect's.
     """
 
     def __init__(
@@ -81,10 +82,11 @@ class UpstreamClient:
         *,
         read_size: int,
         ssl_context: ssl.SSLContext | None = None,
+        path: str | None = None,
     ) -> None:
         self.provider = provider
         base, _, query = provider.base_url.partition("?")
-        path = PATHS[provider.dialect]
+        path = path or PATHS[provider.dialect]
         self._url = httpx.URL(base.rstrip("/") + path + (f"?{query}" if query else ""))
         self._host = self._url.host or provider.name
         self._key = key

@@ -220,7 +220,7 @@ async def connect(origin: Origin, ssl_context: ssl.SSLContext | None) -> Wire:
     Cancelled, it leaves no socket behind.
     """
     try:
-        sock = await (_connect_address if _is_address(origin.host) else _connect_name)(origin.host, origin.port)
+        sock = await (connect_address if _is_address(origin.host) else _connect_name)(origin.host, origin.port)
     except (OSError, UnicodeError) as error:
         raise httpx.ConnectError(f"cannot connect to port {origin.port}: {_reason(error)}") from error
     tcp = TcpWire(sock)
@@ -241,8 +241,11 @@ async def _connect_name(host: str, port: int) -> socket.socket:
     return socket.socket(fileno=stream.socket.detach())
 
 
-async def _connect_address(host: str, port: int) -> socket.socket:
-    """For an address there is nothing to resolve and nothing to race: a third of the cost."""
+async def connect_address(host: str, port: int) -> socket.socket:
+    """A connected socket.  For an address there is nothing to resolve and nothing to race: a third of the cost.
+
+    `OSError` on failure.  Cancelled, it leaves no socket behind.
+    """
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)

@@ -7,6 +7,7 @@ Theory of operation: `_block` names the block that is open; `_PLACES` says which
     SignatureDelta                   a delta; close       close; open; a delta; close
     Redacted                                              close; open; close
     ToolStart, ToolDelta             see below
+    Apart                            close                 close
     Failed                           the `error` event, and nothing after it
     Stop, UsageTold                  remembered; `finish` closes, and tells them
 
@@ -38,6 +39,7 @@ from worker.dialects.codec import Reply
 from worker.dialects.fragments import Fragments
 from worker.dialects.neutral import (
     CUT_SHORT,
+    Apart,
     Begin,
     Event,
     Failed,
@@ -200,6 +202,8 @@ class AnthropicStreamEncoder:
                 return self._start_call(event)
             case ToolDelta():
                 return self._add_arguments(event)
+            case Apart() if not self._is_calling():
+                return self._close()
             case UsageTold(usage):
                 self._usage = self._usage.updated(usage)
             case Stop():

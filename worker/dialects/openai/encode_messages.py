@@ -119,7 +119,9 @@ class _Encoder:
 
     def _call(self, call: ToolCall) -> Wire:
         function = {"name": short_name(call.name), "arguments": call.arguments if call.arguments.strip() else "{}"}
-        wire: Wire = {"id": call.id, "type": "function", "function": function}
+        # Kimi's built-in tools are named `$…`, which no function can be.
+        type = "builtin_function" if call.name.startswith("$") else "function"
+        wire: Wire = {"id": call.id, "type": type, "function": function}
         if self._translation.call_signatures:
             wire["extra_content"] = {"google": {"thought_signature": _ANY_SIGNATURE}}
         return wire

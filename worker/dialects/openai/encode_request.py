@@ -7,6 +7,7 @@ import hashlib
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from shared.config import Provider, Translation
 from shared.errors import DialectError
@@ -16,6 +17,10 @@ from worker.dialects.openai.tool_names import short_name
 
 Wire = dict[str, Any]
 
+# Types of `ServerTool` that some of these providers run: Kimi's built-in tools, and OpenRouter's plug-ins, which have a
+# field of their own.
+BUILT_IN = "builtin_function"
+PLUGIN = "plugin"
 # Claude Code's `user_id` is longer than OpenAI takes; a digest names the same user as well.
 _MAX_USER_CHARS = 64
 # Efforts that have a word in one provider's dialect only.
@@ -62,15 +67,24 @@ def _tools(request: Request, provider: Provider) -> Wire:
     choice = request.tool_choice
     tools = [tool for tool in request.tools if isinstance(tool, Tool)]
     names = {tool.name for tool in tools}
+    plugins: list[Raw] = []
+    built_in: list[Raw] = []
     for tool in request.tools:
-        if isinstance(tool, ServerTool) and _must_run(choice, tool.name, names):
+        if not isinstance(tool, ServerTool):
+            continue
+        if tool.type == BUILT_IN and provider.translation.web_search == "builtin":
+            built_in.append(tool.definition)
+        elif tool.type == PLUGIN and provider.translation.web_search == "plugin":
+            plugins.append(tool.definition)
+        elif _must_run(choice, tool.name, names):
             raise DialectError(
                 f"provider {provider.name!r} can't run the tool {tool.name!r} (`{tool.type}`): "
                 "ask a model whose provider can, or let the client run the tool"
             )
-    if not tools:
-        return {}
-    wire: Wire = {"tools": [_tool(tool, provider.translation) for tool in tools]}
+    wire: Wire = {"plugins": plugins} if plugins else {}
+    if not (tools or built_in):
+        return wire
+    wire["tools"] = [*(_tool(tool, provider.translation) for tool in tools), *built_in]
     if choice is not None:
         named = {"type": "function", "function": {"name": short_name(choice.name or "")}}
         wire["tool_choice"] = named if choice.mode == "named" else choice.mode

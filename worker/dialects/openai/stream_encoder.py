@@ -21,6 +21,7 @@ from worker.dialects.arguments import object_text
 from worker.dialects.codec import Reply
 from worker.dialects.neutral import (
     CUT_SHORT,
+    Apart,
     Begin,
     Event,
     Failed,
@@ -105,7 +106,7 @@ class OpenAIStreamEncoder:
             case Failed(message, type):
                 self._ended = True
                 return error_event(message or "the upstream reported an error", type=type or "upstream_error")
-            case SignatureDelta() | Redacted():
+            case SignatureDelta() | Redacted() | Apart():
                 pass  # the dialect has no place for them
             case _:
                 assert_never(event)

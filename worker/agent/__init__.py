@@ -1,0 +1,1 @@
+"""The agent: a model and local tools, in turns, as one stream."""
