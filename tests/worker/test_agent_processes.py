@@ -58,8 +58,12 @@ async def bash(processes, script, *, timeout=20.0, max_bytes=10_000):
 
 
 def ours():
-    """Everybody whom the keeper has brought."""
-    return [process for process in offspring() if process not in others]
+    """Everybody whom the keeper has brought; those of a browser of other tests come and go."""
+    found = []
+    for child in set(psutil.Process().children()) - others:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [child, *child.children(recursive=True)]
+    return found
 
 
 def zombies():
