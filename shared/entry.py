@@ -17,6 +17,9 @@ from msgspec import Struct
 
 from shared.config import Config
 
+FOLDER_VARIABLE = "KIMI_PROXY_FORK_SERVER"
+"""Names the folder of the fork server's socket to it, for it to remove should its supervisor be killed."""
+
 
 class WorkerStart(Struct, frozen=True, kw_only=True):
     """All that a worker is born with, beside its listening sockets and its two pipes."""
@@ -31,8 +34,12 @@ class WorkerStart(Struct, frozen=True, kw_only=True):
     """Provider name → key; absent where no key is sent."""
     spool: str
     """The folder for records that can't be handed over (`shared.spool`); it need not exist."""
+    held: bool = False
+    """It says `Ready`, but accepts only when it is told to: the supervisor has not taken the service over yet."""
     database: str = ""
     """The file of the records, which a worker only reads; it need not exist."""
+    login_secret: bytes = b""
+    """What logins of the dashboard are sealed with; the same for all workers, and after a restart."""
 
 
 def ignore_group_signals() -> None:

@@ -5,10 +5,15 @@
 └────────────────┴───────────────┘
 """
 
+from typing import TypeVar
+
+import msgspec
+
 from shared.errors import FrameError
 
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 HEADER_BYTES = 4
+T = TypeVar("T")
 
 
 def frame(payload: bytes) -> bytes:
@@ -16,6 +21,14 @@ def frame(payload: bytes) -> bytes:
     if len(payload) > MAX_FRAME_BYTES:
         raise FrameError(f"a frame of {len(payload)} bytes is over the bound of {MAX_FRAME_BYTES}")
     return len(payload).to_bytes(HEADER_BYTES, "big") + payload
+
+
+def decoded(payload: bytes, decoder: msgspec.msgpack.Decoder[T]) -> T:
+    """The message in a frame; `msgspec.DecodeError` for whatever is none, broken UTF-8 and endless nests included."""
+    try:
+        return decoder.decode(payload)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
 
 
 class FrameDecoder:

@@ -1,4 +1,4 @@
-"""The keys for providers and ChatKit: looked up when a configuration is loaded, kept in memory, never logged.
+"""The keys for providers, ChatKit and TLS: looked up when a configuration is loaded, kept in memory, never logged.
 
 A variable `KIMI_API_KEY` of the provider `kimi` is looked for in the environment, then among systemd's credentials
 (`$CREDENTIALS_DIRECTORY`) as the file `KIMI_API_KEY`, `kimi_api_key` or `<provider>_api_key`.
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from shared.certificate import TLS, read_certificate
 from shared.config.presets import PRESETS
 from shared.config.types import ChatKit, Config, Provider
 from shared.errors import ConfigError
@@ -35,12 +36,15 @@ class _Wanted(Struct, frozen=True, kw_only=True):
 
 
 def resolve_keys(config: Config, env: Mapping[str, str]) -> dict[str, str]:
-    """Provider, or `CHATKIT` → key, for those that send one; raises `ConfigError` for one that can't be had."""
+    """Provider, `CHATKIT` or `TLS` → key, for those that have one; raises `ConfigError` for one that can't be had."""
     wanted = {name: _of_provider(provider) for name, provider in config.providers.items()}
     if config.chatkit.workflow is not None:
         wanted[CHATKIT] = _of_chatkit(config.chatkit)
     found = {name: _resolve(one, env) for name, one in wanted.items()}
-    return {name: key for name, key in found.items() if key is not None}
+    keys = {name: key for name, key in found.items() if key is not None}
+    if config.server.tls is not None:
+        keys[TLS] = read_certificate(config.server.tls)
+    return keys
 
 
 def key_variables(config: Config) -> frozenset[str]:

@@ -5,11 +5,13 @@
 
 A line never blocks the event loop: where stderr is a pipe whose reader has stopped, lines are dropped and counted,
 and the next one that gets through says how many.  A line goes out in one write and stays whole beside those of other
-processes: up to 4096 bytes in a pipe, any length in a file that is appended to.  Keys and prompts are never given to
-a logger; `redact` is the second line of defence.
+processes: up to 4096 bytes in a pipe, any length in a file that is appended to.  Where stderr is systemd's journal, it
+goes there with its fields (`shared.journal`).  Keys and prompts are never given to a logger; `redact` is the second
+line of defence.
 """
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,6 +22,7 @@ import msgspec
 import structlog
 
 from shared.config.types import Logging
+from shared.journal import CONTROL, PRIORITIES, Journal, encode, escape, is_journal
 from shared.stderr import ATOMIC_BYTES, stderr
 
 MAX_LINE_BYTES = 64 * 1024
@@ -30,8 +33,6 @@ _SECRET_NAME = re.compile(r"(api_?key|authorization|secret|password|cookie)", re
 _SECRET_VALUE = re.compile(r"\b(sk|gsk|nvapi|csk|AIza|hf)[-_A-Za-z0-9]{12,}|(?i:bearer)\s+\S+")
 _NOT_IN_NAME = re.compile(r'[\s"=]')
 _NEEDS_QUOTES = re.compile(r'[\s"=\\]')
-# What a client could use to forge a second line, or to talk to the terminal; also what UTF-8 can't say.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 _logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -41,12 +42,17 @@ def get_logger() -> structlog.typing.FilteringBoundLogger:
     return _logger
 
 
+_Line = tuple[bytes, bytes | None]
+"""The text for stderr, and the entry that the journal gets instead, if it can."""
+
+
 class _Sink:
     """Where all lines of the process go: never blocking, never raising."""
 
     def __init__(self) -> None:
         self.dropped = 0
-        self.notice: Callable[[int], bytes] = lambda count: b"event=log_lines_dropped count=%d" % count
+        self.notice: Callable[[int], _Line] = lambda count: (b"event=log_lines_dropped count=%d" % count, None)
+        self.journal: Journal | None = None
         self._torn = False
 
     @property
@@ -54,11 +60,15 @@ class _Sink:
         """With the newline."""
         return ATOMIC_BYTES if stderr.is_pipe else MAX_LINE_BYTES
 
-    def line(self, data: bytes) -> None:
-        if self.dropped and self._write(self.notice(self.dropped)):
+    def line(self, text: bytes, entry: bytes | None = None) -> None:
+        if self.dropped and self._give(self.notice(self.dropped)):
             self.dropped = 0
-        if self.dropped or not self._write(data):
+        if self.dropped or not self._give((text, entry)):
             self.dropped += 1
+
+    def _give(self, line: "_Line") -> bool:
+        text, entry = line
+        return (entry is not None and self.journal is not None and self.journal.send(entry)) or self._write(text)
 
     def _write(self, line: bytes) -> bool:
         # A line that a full disk cut short must not swallow the beginning of the next.
@@ -143,7 +153,25 @@ class _Render:
             plain = {name.replace(" ", "_") or "_": _plain(value) for name, value in event.items()}
             line = self._renderer(None, "", plain | {"log_error": ascii(error)})
         text = line.decode() if isinstance(line, bytes) else line
-        return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
+        return CONTROL.sub(escape, text).encode()
+
+
+class _ForJournal:
+    """The last processor where stderr is the journal: the same line, once as an entry and once for stderr."""
+
+    def __init__(self, render: _Render) -> None:
+        self._render = render
+
+    def __call__(self, logger: Any, method: str, event: structlog.typing.EventDict) -> tuple[_Line, dict[str, Any]]:
+        return self.line(event), {}
+
+    def line(self, event: structlog.typing.EventDict) -> _Line:
+        text, level = self._render(None, "", event), event["level"]
+        try:
+            entry = encode(text, level, event)
+        except Exception:  # a value that can't be written down; the text has found a way
+            entry = encode(text, level, {"event": event["event"]})
+        return b"<%d>%s" % (PRIORITIES.get(level, PRIORITIES["info"]), text), entry
 
 
 def _plain(value: Any) -> str:
@@ -188,7 +216,12 @@ def configure(settings: Logging, **context: Any) -> None:
         if settings.format == "json"
         else logfmt
     )
-    _sink.notice = lambda count: render(None, "", {"level": "warning", "event": "log_lines_dropped", "count": count})
+    journalled = _open_journal(render)
+    dropped = {"level": "warning", "event": "log_lines_dropped"}
+    if journalled is not None:
+        _sink.notice = lambda count: journalled.line({**dropped, **context, "count": count})
+    else:
+        _sink.notice = lambda count: (render(None, "", {**dropped, "count": count}), None)
     level = _LEVELS[settings.level]
     structlog.configure(
         processors=[
@@ -201,7 +234,7 @@ def configure(settings: Logging, **context: Any) -> None:
             },
             structlog.processors.format_exc_info,
             redact,
-            render,
+            journalled or render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _sink,
@@ -212,3 +245,13 @@ def configure(settings: Logging, **context: Any) -> None:
     root = logging.getLogger()
     root.handlers[:] = [_Bridge()]
     root.setLevel(max(level, logging.WARNING))
+
+
+def _open_journal(render: _Render) -> _ForJournal | None:
+    """The journal, opened for this process, if stderr is it."""
+    if not is_journal(os.environ):
+        _sink.journal = None
+        return None
+    if _sink.journal is None:
+        _sink.journal = Journal()
+    return _ForJournal(render)

@@ -1,7 +1,7 @@
 """What travels on the two pipes of a worker: tagged structs, msgpack-encoded, one a frame (`shared.framing`).
 
     up    worker → supervisor   Ready, Beat, StreamStarted, StreamEnded, Admit, Leave, Trouble, Listen, Ask, Recycle
-    down  supervisor → worker   Configure, Drain, CancelStream, Stored, Verdict, Health, Happened, Told
+    down  supervisor → worker   Accept, Configure, Drain, CancelStream, Stored, Verdict, Health, Happened, Told
 
 `Beat` carries progress, which may be dropped and is then counted; all others are lossless.
 
@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from shared.config import Config
+from shared.framing import decoded
 from shared.records import CancelReason, StreamRecord, StreamStart
 
 
@@ -56,6 +57,10 @@ class StreamEnded(Struct, frozen=True, tag=True):
     """The terminal record; the worker forgets the stream with it."""
 
     record: StreamRecord
+
+
+class Accept(Struct, frozen=True, tag=True):
+    """A worker that was born `held` (`shared.entry.WorkerStart`) is to accept connections from now on."""
 
 
 class Configure(Struct, frozen=True, tag=True):
@@ -116,7 +121,7 @@ class LimitState(Struct, frozen=True):
     """A rate limit as it stands behind a verdict; durations in seconds."""
 
     name: str
-    """`provider kimi`, `key 1a2b3c4d`."""
+    """`provider kimi`, `key 1a2b3c4d5e6f`, `client ci`."""
     limit: int
     """Requests a minute, or at once."""
     remaining: int
@@ -228,7 +233,15 @@ class KeepConversation(Struct, frozen=True, tag=True):
     """JSON, at most `[agent] max_conversation_bytes`, which leaves a frame room."""
 
 
-Question = Metrics | ActiveSessions | CancelSession | CancelStale | Overview | Conversation | KeepConversation
+class LogIn(Struct, frozen=True, tag=True):
+    """Count an attempt to log in to the dashboard.  429, with `retry_after` in seconds: there were too many."""
+
+    address: str
+    """Whence it came."""
+    failed: bool
+
+
+Question = Metrics | ActiveSessions | CancelSession | CancelStale | Overview | Conversation | KeepConversation | LogIn
 
 
 class Ask(Struct, frozen=True, tag=True):
@@ -250,7 +263,7 @@ class Told(Struct, frozen=True, tag=True):
 
 
 Up = Ready | Beat | StreamStarted | StreamEnded | Admit | Leave | Trouble | Listen | Ask | Recycle
-Down = Configure | Drain | CancelStream | Stored | Verdict | Health | Happened | Told
+Down = Accept | Configure | Drain | CancelStream | Stored | Verdict | Health | Happened | Told
 
 _encoder = msgspec.msgpack.Encoder()
 _up_decoder: msgspec.msgpack.Decoder[Up] = msgspec.msgpack.Decoder(Up)
@@ -264,9 +277,9 @@ def encode(message: Up | Down) -> bytes:
 
 def decode_up(payload: bytes) -> Up:
     """The message in a frame from a worker; raises `msgspec.DecodeError` on garbage."""
-    return _up_decoder.decode(payload)
+    return decoded(payload, _up_decoder)
 
 
 def decode_down(payload: bytes) -> Down:
     """The message in a frame from the supervisor; raises `msgspec.DecodeError` on garbage."""
-    return _down_decoder.decode(payload)
+    return decoded(payload, _down_decoder)

@@ -36,6 +36,11 @@ class Paths(Struct, frozen=True, kw_only=True):
         return self.state / "spool"
 
     @property
+    def login_secret(self) -> Path:
+        """What logins of the dashboard are sealed with; deleting it while the service is stopped ends them all."""
+        return self.state / "login.secret"
+
+    @property
     def admin_socket(self) -> Path:
         """The UNIX socket of `supervisor.control`."""
         return self.runtime / "admin.sock"
@@ -78,7 +83,7 @@ def prepare(paths: Paths) -> None:
     ):
         fix = f"make it writable or set {variable} to another folder"
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(folder)
             owner = folder.stat().st_uid
         except FileExistsError:
             raise StartError(f"{folder} is not a folder: set {variable} to one") from None
@@ -90,6 +95,13 @@ def prepare(paths: Paths) -> None:
         # The fallback of the runtime folder lies where anybody may have made it before us.
         if folder == paths.runtime and owner not in (0, os.geteuid()):
             raise StartError(f"the folder {folder} belongs to another user: set {variable} to one of your own")
+
+
+def _make(folder: Path) -> None:
+    """Closed to others, as are the folders above that aren't there yet: platformdirs takes no open runtime folder."""
+    if not folder.parent.exists():
+        _make(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _named(env: Mapping[str, str], variable: str) -> Path | None:

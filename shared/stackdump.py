@@ -31,6 +31,7 @@ from types import FrameType
 
 import trio
 
+from shared.journal import priority_prefix
 from shared.stderr import ATOMIC_BYTES, stderr
 
 LAST_WORDS = signal.SIGUSR2
@@ -99,7 +100,8 @@ class _Dumper:
 
     def write(self, tree: str) -> None:
         deadline = time.monotonic() + WRITE_TIMEOUT
-        for piece in _pieces(_prefixed(f"{self.name}[{os.getpid()}]| ", _report(self.name, tree))):
+        prefix = f"{priority_prefix('notice')}{self.name}[{os.getpid()}]| "
+        for piece in _pieces(_prefixed(prefix, _report(self.name, tree))):
             if stderr.write(piece, deadline - time.monotonic()) < len(piece):
                 return
 

@@ -17,9 +17,10 @@ import trio
 
 from shared.errors import FrameError, StartError
 from shared.framing import FrameDecoder, frame
-from supervisor.control import Refused, Reply, Request, decode_request, encode
+from supervisor.control import NO_REQUEST, Refused, Reply, Request, decode_request, encode
 
-MAX_REQUEST_BYTES = 64 * 1024
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+"""`Upgrade` brings a whole environment along."""
 CLIENT_TIMEOUT = 5.0
 """For a client to send its request, and again to take the reply."""
 _BACKLOG = 64
@@ -31,7 +32,7 @@ Answer = Callable[[Request], Awaitable[Reply]]
 def open_admin_socket(path: Path) -> socket.socket:
     """Listen on `path`, for this user only; what lies there is a dead instance's, as the caller holds the lock.
 
-    `StartError` if it can't be made.  `close_admin_socket` undoes it.
+    `StartError` if it can't be made.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -47,10 +48,37 @@ def open_admin_socket(path: Path) -> socket.socket:
     return sock
 
 
-def close_admin_socket(sock: socket.socket, path: Path) -> None:
-    """Remove the file and close the socket, which may have been closed before."""
-    path.unlink(missing_ok=True)
-    sock.close()
+class AdminSocket:
+    """The socket of `open_admin_socket` and its file, whose place may change hands."""
+
+    def __init__(self, path: Path) -> None:
+        self.sock = open_admin_socket(path)
+        self._path: Path | None = path
+
+    def move(self, path: Path) -> None:
+        """Have it at another place of the same folder, in one step, whoever's socket is there, unless it is there."""
+        if self._path is not None:
+            with suppress(FileNotFoundError):  # the elder has moved it
+                os.replace(self._path, path)
+        self._path = path
+
+    def hand_over(self, heirs: Path) -> None:
+        """Let the heir's socket take the place of ours; whoever is connected to ours still has an answer."""
+        if self._path is not None:
+            with suppress(FileNotFoundError):
+                os.replace(heirs, self._path)
+            self._path = None
+
+    def close(self) -> None:
+        """Close it, and remove the file, if that is ours.  May be called twice."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+        self.sock.close()
+
+
+def heir_path(path: Path) -> Path:
+    """Where an heir listens until the place `path` is its own; no longer than that, as such paths are bounded."""
+    return path.with_name("heir.sock")
 
 
 async def serve_admin(
@@ -70,7 +98,7 @@ async def _serve_client(answer: Answer, stream: trio.SocketStream) -> None:
                 try:
                     request = await _receive(stream)
                 except (FrameError, msgspec.DecodeError) as error:
-                    reply = Refused(f"that is no request: {error}")
+                    reply = Refused(f"{NO_REQUEST}: {error}")
             if request is not None:
                 reply = await answer(request)
             with trio.move_on_after(CLIENT_TIMEOUT):

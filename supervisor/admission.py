@@ -7,6 +7,7 @@
 What a stream holds it loses with its `Leave`, its record, or its worker, whichever comes first.
 """
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from msgspec import Struct
@@ -21,6 +22,8 @@ from supervisor.registry import Registry
 class Peer(Protocol):
     """The worker that a stream runs in."""
 
+    pid: int
+
     def send(self, message: Down) -> None: ...
 
 
@@ -30,6 +33,7 @@ class _Stream(Struct):
     client: str | None
     provider: str
     """The one it asked for last."""
+    session: str | None
 
 
 class Admission:
@@ -61,7 +65,7 @@ class Admission:
     def admit(self, peer: Peer, message: Admit, now: float) -> None:
         """A stream asks; its verdict follows at once or later, unless it leaves before."""
         self._now = now
-        stream = self._streams.setdefault(message.id, _Stream(message.id, peer, message.client, message.provider))
+        stream = self._join(peer, message)
         stream.provider = message.provider
         if message.session is not None and self._supersedes:
             # Clients can't know of each other's keys, so what they call a session is one only among their own streams.
@@ -70,6 +74,18 @@ class Admission:
             self._ask(stream)
         else:
             self._held[stream.id] = None
+
+    def adopt(self, peer: Peer, message: Admit, now: float) -> None:
+        """A stream in a worker of our elder has joined the ones of its session; whether it begins is decided there."""
+        self._now = now
+        stream = self._join(peer, message)
+        if message.session is not None and self._supersedes:
+            self._supersede(self._registry.join(stream.id, (message.client, message.session), now))
+
+    def sessions(self) -> Iterator[tuple[int, Admit]]:
+        """The streams that have a session key, in the order of their coming, each with its worker's pid."""
+        for stream in map(self._streams.__getitem__, self._registry):
+            yield stream.peer.pid, Admit(stream.id, stream.provider, stream.session, stream.client)
 
     def leave(self, message: Leave, now: float) -> None:
         """A stream gives back what it has of a provider.  It stays the one of its session key."""
@@ -100,6 +116,10 @@ class Admission:
         for id in [id for id in self._held if self._registry.is_clear(id, now)]:
             self._release(id)
         self._tell(self._limits.tick(now))
+
+    def _join(self, peer: Peer, message: Admit) -> _Stream:
+        stream = _Stream(message.id, peer, message.client, message.provider, message.session)
+        return self._streams.setdefault(message.id, stream)
 
     def _supersede(self, ids: list[str]) -> None:
         for id in ids:

@@ -4,6 +4,7 @@ import trio
 
 from shared.logs import get_logger
 from supervisor.fleet import Fleet
+from supervisor.listen import urls
 from supervisor.sdnotify import Notifier
 from supervisor.state import ServiceState
 
@@ -56,7 +57,8 @@ class Announcer:
             self._is_ready = True
             self._said = self._state.line()
             self._notifier.ready(self._said)
-            log.info("service_ready", bind=[listener.url for listener in self._fleet.settings.listeners])
+            settings = self._fleet.settings
+            log.info("service_ready", bind=urls(settings.listeners, settings.config.server.tls))
 
     async def _announce_status(self) -> None:
         while True:

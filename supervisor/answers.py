@@ -20,6 +20,7 @@ from shared.messages import (
     Conversation,
     Down,
     KeepConversation,
+    LogIn,
     Metrics,
     Overview,
     Told,
@@ -28,10 +29,11 @@ from supervisor.control import StatusReply
 from supervisor.gauges import Gauges
 from supervisor.health import ProviderHealth
 from supervisor.ledger import ActiveStream, Ledger
+from supervisor.logins import LoginGuard
 from supervisor.recent import Minute
 
 MAX_BODY_BYTES = MAX_FRAME_BYTES - 1024
-AnsweredAtOnce = Metrics | ActiveSessions | CancelSession | CancelStale | Overview | KeepConversation
+AnsweredAtOnce = Metrics | ActiveSessions | CancelSession | CancelStale | Overview | KeepConversation | LogIn
 _encode = msgspec.json.Encoder().encode
 
 
@@ -86,6 +88,7 @@ class Answers:
         self._cancel = cancel
         self._clock = clock
         self._now = now
+        self._logins = LoginGuard()
 
     def answer(self, peer: Asker, ask: Ask) -> None:
         """Tell the worker; exactly one `Told`, whatever it asked, though not always at once."""
@@ -115,6 +118,12 @@ class Answers:
             case KeepConversation():
                 self._conversations.keep(question)
                 return 200, b"{}"
+            case LogIn(address, failed):
+                wait = self._logins.attempt(address, self._clock(), failed=failed)
+                if wait is None:
+                    return 200, b"{}"
+                message = f"too many logins have failed; try again in {wait} s"
+                return 429, _encode({"message": message, "retry_after": wait})
 
     def metrics(self) -> bytes:
         """All metrics, as Prometheus' text."""
@@ -169,6 +178,7 @@ class Answers:
                 {"name": model.name, "provider": model.provider, "max_context_size": model.max_context_size}
                 for model in config.models
             ],
+            "clients": [{"name": client.name, "fingerprint": client.fingerprint} for client in config.auth.clients],
         }
 
     def _cancel_all(self, streams: Iterable[ActiveStream]) -> list[str]:

@@ -4,12 +4,15 @@ One connection carries one request frame and one reply frame (`shared.framing`),
 
     Status → StatusReply          Reload → Done | Refused      DumpStacks → Done
     Sessions → SessionsReply      CancelSession → Cancelled    CancelStale → Cancelled
+    Upgrade → Done | Refused
 """
 
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
+
+from shared.framing import decoded
 
 
 class Status(Struct, frozen=True, tag=True):
@@ -38,6 +41,27 @@ class CancelStale(Struct, frozen=True, tag=True):
     """Cancel the live streams for which nothing has come in `idle` seconds."""
 
     idle: float = 60.0
+
+
+NO_REQUEST = "that is no request"
+"""How a `Refused` begins that answers what the service can't understand: it is of an older version."""
+
+
+STOPPING = "the service is stopping"
+"""The whole message of a `Refused` when a restart is asked of a service that stops, or stops meanwhile."""
+
+
+class Upgrade(Struct, frozen=True, tag=True, kw_only=True):
+    """Start another supervisor and hand the service over to it, without refusing a connection or cutting a stream."""
+
+    argv: list[str]
+    """What is to be started, without `--config`…"""
+    config: str | None = None
+    """…the absolute path that follows it; None: the one in force."""
+    cwd: str | None = None
+    """The folder to start it in; None: the supervisor's own."""
+    env: dict[str, str] | None = None
+    """Its environment; None: the one that the supervisor was started with, which one under systemd always takes."""
 
 
 class WorkerStatus(Struct, frozen=True, kw_only=True):
@@ -75,6 +99,13 @@ class ProviderStatus(Struct, frozen=True, kw_only=True):
     cancelled: int = 0
     failed: int = 0
     last_error: str | None = None
+
+
+class ElderStatus(Struct, frozen=True):
+    """A supervisor from which this one has taken over, and whose last streams go on."""
+
+    pid: int
+    streams: int
 
 
 class Totals(Struct, frozen=True, kw_only=True):
@@ -116,6 +147,7 @@ class StatusReply(Struct, frozen=True, tag=True, kw_only=True):
     crash_loop: str | None
     workers_wanted: int
     workers: list[WorkerStatus]
+    elders: list[ElderStatus] = []
     restarts: int = 0
     """How many workers died unasked since the start, in all slots."""
     providers: list[ProviderStatus]
@@ -147,7 +179,7 @@ class Refused(Struct, frozen=True, tag=True):
     message: str
 
 
-Request = Status | Reload | DumpStacks | Sessions | CancelSession | CancelStale
+Request = Status | Reload | DumpStacks | Sessions | CancelSession | CancelStale | Upgrade
 Reply = StatusReply | SessionsReply | Cancelled | Done | Refused
 
 _encoder = msgspec.msgpack.Encoder()
@@ -162,9 +194,9 @@ def encode(message: Request | Reply) -> bytes:
 
 def decode_request(payload: bytes) -> Request:
     """The request in a frame; raises `msgspec.DecodeError` on garbage."""
-    return _request_decoder.decode(payload)
+    return decoded(payload, _request_decoder)
 
 
 def decode_reply(payload: bytes) -> Reply:
     """The reply in a frame; raises `msgspec.DecodeError` on garbage."""
-    return _reply_decoder.decode(payload)
+    return decoded(payload, _reply_decoder)

@@ -32,20 +32,21 @@ log = get_logger()
 _UNSTORABLE = (OverflowError, UnicodeEncodeError, sqlite3.IntegrityError, sqlite3.DataError)
 
 
-def connect(path: Path, now: float, check: Check | None = None) -> "Database":
+def connect(path: Path, now: float, check: Check | None = None, *, newer: bool = False) -> "Database":
     """Open, create or upgrade the database at `path`; `StorageError` if that can't be done.
 
     A damaged file is put aside (`put_aside`) and a new one created.  `check` looks for damage first, in time
-    proportional to the file; without it only what can't be overlooked is found.
+    proportional to the file; without it only what can't be overlooked is found.  `newer`: a file that a newer version
+    has upgraded is taken as it is, which `supervisor.schema` allows for.
     """
     try:
-        return _open(path, check)
+        return _open(path, check, newer)
     except StorageError as error:
         if not error.corrupt:
             raise
         kept_as = put_aside(path, now)
         log.error("storage_corrupt", path=str(path), problem=str(error), kept_as=str(kept_as))
-        return _open(path, None)
+        return _open(path, None, newer)
 
 
 def put_aside(path: Path, now: float) -> Path:
@@ -118,7 +119,7 @@ class Database:
             self._connection.close()
 
 
-def _open(path: Path, check: Check | None) -> Database:
+def _open(path: Path, check: Check | None, newer: bool) -> Database:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -132,7 +133,7 @@ def _open(path: Path, check: Check | None) -> Database:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA journal_size_limit = 16777216")
-            _upgrade(path, connection)
+            _upgrade(path, connection, newer)
             return Database(path, connection)
         except BaseException:
             connection.close()
@@ -145,11 +146,11 @@ def _require_sound(connection: sqlite3.Connection, check: Check) -> None:
         raise StorageError(f"the database is damaged: {verdict}", corrupt=True)
 
 
-def _upgrade(path: Path, connection: sqlite3.Connection) -> None:
+def _upgrade(path: Path, connection: sqlite3.Connection, newer: bool) -> None:
     # Even without a step to do this takes the write lock, and so finds out at the start whether writing is possible.
     with _transaction(connection):
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version > schema.VERSION:
+        if version > schema.VERSION and not newer:
             raise StorageError(
                 f"{path} was written by a newer version of kimi-proxy (schema {version}, this one knows "
                 f"{schema.VERSION}): upgrade kimi-proxy or move the file away"

@@ -4,8 +4,9 @@ One loop looks at the workers, asks `plan` and `heartbeat`, acts, and sleeps unt
 worker has one task, from the request to the fork server to the last line about its end.
 """
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import assert_never
 
 import msgspec
@@ -17,7 +18,7 @@ from shared.entry import WorkerStart
 from shared.errors import StartError
 from shared.events import WorkerRestarted
 from shared.logs import get_logger
-from shared.messages import Configure
+from shared.messages import Accept, Configure
 from shared.paths import Paths
 from supervisor import heartbeat
 from supervisor.backoff import Slots
@@ -27,7 +28,7 @@ from supervisor.hub import Hub
 from supervisor.ledger import Ledger
 from supervisor.link import Link, RecordStore
 from supervisor.listen import Listener, close_listeners
-from supervisor.plan import KILL_GRACE, Desired, Drain, Kill, Start, WorkerView, plan
+from supervisor.plan import KILL_GRACE, Desired, Drain, DrainMode, Kill, Start, WorkerView, plan
 
 UNKILLABLE = 5.0
 """A stop waits so long for killed workers to be gone; one that hangs in the kernel must not keep the service."""
@@ -42,6 +43,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     keys: dict[str, str]
     listeners: tuple[Listener, ...]
     generation: int = 1
+    login_secret: bytes = b""
 
 
 class Fleet:
@@ -57,13 +59,19 @@ class Fleet:
         hub: Hub,
         supervisor_pid: int,
         paths: Paths,
+        held: bool = False,
+        keep_files: bool = False,
     ) -> None:
+        """`held`: the workers wait with accepting until `accept`.  `keep_files`: a stop leaves the files of UNIX
+        sockets, as somebody else holds the sockets."""
         self._server = server
         self._ledger = ledger
         self._store = store
         self._hub = hub
         self._supervisor_pid = supervisor_pid
         self._paths = paths
+        self._held = held
+        self._keep_files = keep_files
         self._clock = heartbeat.AwakeClock(trio.current_time())
         self._asked_for: set[Start] = set()
         self._links: dict[int, Link] = {}
@@ -72,6 +80,7 @@ class Fleet:
         self._died: dict[int, str] = {}
         """Slot → how its worker ended, until another one is ready there."""
         self._stop_at: float | None = None
+        self._stop_mode: DrainMode = "shutdown"
         self._removed: tuple[Listener, ...] = ()
         self.settings = settings
         self.changed = trio.Event()
@@ -131,15 +140,38 @@ class Fleet:
         keep = {listener.socket for listener in listeners}
         self._removed = tuple(listener for listener in self.open_listeners if listener.socket not in keep)
         generation = self.settings.generation + (1 if roll else 0)
-        self.settings = Settings(config=config, keys=keys, listeners=tuple(listeners), generation=generation)
+        self.settings = msgspec.structs.replace(
+            self.settings, config=config, keys=keys, listeners=tuple(listeners), generation=generation
+        )
         self._hub.configure(config)
         for link in self._links.values():
             link.send(Configure(config, keys))
         self._slots.forgive()
         self._notify()
 
+    def accept(self, listeners: Sequence[Listener]) -> None:
+        """The service is ours now, the files of `listeners`, the same sockets as so far, included."""
+        self._held = False
+        self.settings = msgspec.structs.replace(self.settings, listeners=tuple(listeners))
+        for link in self._links.values():
+            link.send(Accept())
+
     def stop(self, timeout: float) -> None:
         """Drain every worker within `timeout` seconds; `run` then returns.  A later call may shorten it."""
+        self._stop_mode = "shutdown"
+        self._stop_within(timeout)
+
+    def retire(self, timeout: float, handed_over: Collection[Listener]) -> None:
+        """The same, while another supervisor's workers accept from the sockets `handed_over`: they own the files."""
+        listeners = tuple(
+            dataclasses.replace(listener, inode=None) if listener in handed_over else listener
+            for listener in self.settings.listeners
+        )
+        self.settings = msgspec.structs.replace(self.settings, listeners=listeners)
+        self._stop_mode = "retire"
+        self._stop_within(timeout)
+
+    def _stop_within(self, timeout: float) -> None:
         stop_at = trio.current_time() + timeout
         self._stop_at = stop_at if self._stop_at is None else min(stop_at, self._stop_at)
         self._notify()
@@ -157,7 +189,7 @@ class Fleet:
                         await changed.wait()
                 nursery.cancel_scope.cancel()
         finally:
-            close_listeners(self.open_listeners)
+            close_listeners(self.open_listeners, keep_files=self._keep_files)
 
     def _act(self, nursery: trio.Nursery, now: float) -> float:
         """Do what is due; the time at which to look again even if nothing happens."""
@@ -193,6 +225,7 @@ class Fleet:
             generation=self.settings.generation,
             drain_timeout=server.retire_timeout,
             stop_at=self._stop_at,
+            stop_mode=self._stop_mode,
         )
 
     def _views(self) -> list[WorkerView]:
@@ -226,7 +259,7 @@ class Fleet:
         if self._asked_for:  # the fork server may be taking the descriptors right now
             return
         if self._stop_at is not None:
-            close_listeners(self.open_listeners)
+            close_listeners(self.open_listeners, keep_files=self._keep_files)
             self.settings = msgspec.structs.replace(self.settings, listeners=())
             self._removed = ()
         elif self._removed and not any(
@@ -240,15 +273,15 @@ class Fleet:
 
     async def _run_worker(self, start: Start) -> None:
         try:
-            settings = self.settings
-            process = await self._spawn(start, settings)
+            settings, held = self.settings, self._held
+            process = await self._spawn(start, settings, held)
             if process is not None:
-                await self._live(start, process, settings)
+                await self._live(start, process, settings, held)
         finally:
             self._tasks -= 1
             self._notify()
 
-    async def _spawn(self, start: Start, settings: Settings) -> WorkerProcess | None:
+    async def _spawn(self, start: Start, settings: Settings, held: bool) -> WorkerProcess | None:
         birth = WorkerStart(
             worker=start.slot,
             generation=start.generation,
@@ -256,7 +289,9 @@ class Fleet:
             config=settings.config,
             keys=settings.keys,
             spool=str(self._paths.spool),
+            held=held,
             database=str(self._paths.database),
+            login_secret=settings.login_secret,
         )
         try:
             return await self._server.spawn(birth, [listener.socket for listener in settings.listeners])
@@ -268,7 +303,7 @@ class Fleet:
             self._asked_for.discard(start)
             self._notify()
 
-    async def _live(self, start: Start, process: WorkerProcess, settings: Settings) -> None:
+    async def _live(self, start: Start, process: WorkerProcess, settings: Settings, held: bool) -> None:
         """From a new process to the last line about it."""
         link = Link(
             process,
@@ -285,6 +320,8 @@ class Fleet:
         log.info("worker_start", worker=link.slot, pid=link.pid, generation=link.generation)
         if self.settings is not settings:
             link.send(Configure(self.settings.config, self.settings.keys))
+        if held and not self._held:
+            link.send(Accept())
         try:
             await link.run()
         finally:

@@ -5,11 +5,14 @@ for a process blocks, so that happens in a thread.  When the server itself dies,
 by its pidfd, never by `multiprocessing`'s sentinel; the next spawn brings up a new server.
 """
 
+import atexit
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import types
 from collections.abc import Iterator, Sequence
 from multiprocessing import forkserver
@@ -21,15 +24,20 @@ import msgspec
 import trio
 
 from shared.channel import open_pipe
-from shared.entry import WorkerStart, report_preload, worker_entry
+from shared.config.bind import MAX_UNIX_PATH_BYTES
+from shared.entry import FOLDER_VARIABLE, WorkerStart, report_preload, worker_entry
 from shared.errors import StartError
 
 PRELOAD_TIMEOUT = 60.0
-"""What the first start may take: importing everything on a slow disk."""
+"""What the first start of a fork server may take: importing everything, on a slow disk or a busy machine."""
 SPAWN_TIMEOUT = 20.0
-"""A fork server that has not answered for this long hangs, and is killed."""
+"""A fork server that has answered before, and now not for this long, hangs, and is killed."""
 REAP_PAUSES = (0.0, 0.02, 0.2, 1.0)
 """A dead server's sockets are closed before it can be waited for; until then the library takes it for alive."""
+SOCKET_NAME_BYTES = len("/kimi-proxy-xxxxxxxx/listener-xxxxxxxx")
+"""What the fork server's socket adds to the temporary folder's name."""
+SPAWN_DESCRIPTORS = 16
+"""More than a start takes: our pipes, multiprocessing's, and a new fork server's."""
 _EXIT_CODE_TIMEOUT = 0.3
 # What multiprocessing says when the server died before it could tell.
 _EXIT_CODE_UNKNOWN = 255
@@ -84,6 +92,8 @@ class ForkServer:
         self._preload = preload
         self._context = multiprocessing.get_context("forkserver")
         self._spawning = trio.Lock()
+        self._answered: int | None = None
+        """The pid of the server that has last started a process."""
 
     def launch(self) -> bool:
         """Start the server and wait until it has preloaded; blocks, and belongs before `trio.run`.
@@ -92,6 +102,12 @@ class ForkServer:
         itself.  `StartError` if the module can't be imported: without this look every worker would die of it.
         """
         self._context.set_forkserver_preload(["shared.forkguard", self._preload])
+        try:
+            _make_folder()
+        except OSError as error:
+            raise StartError(
+                f"no folder can be made in {tempfile.gettempdir()}: {error.strerror}; make it writable or set TMPDIR"
+            ) from error
         ours, theirs = self._context.Pipe(duplex=False)
         probe = self._context.Process(target=report_preload, args=(theirs, self._preload), daemon=True)
         with ours:
@@ -107,6 +123,7 @@ class ForkServer:
                 ) from error
         probe.join()
         probe.close()
+        self._answered = _server_pid()
         if report not in ("preloaded", "late"):
             sys.stderr.write(report)
             raise StartError(f"the workers' code can't be loaded: {report.strip().splitlines()[-1]}")
@@ -115,13 +132,18 @@ class ForkServer:
     async def spawn(self, start: WorkerStart, listeners: Sequence[socket]) -> WorkerProcess:
         """A new worker process.  `StartError` if there can't be one now; cancellation waits for the fork server.
 
-        A server that is found dead is replaced, and asked again.
+        A server that is found dead, or that nobody can reach any more, is replaced, and asked again.
         """
         async with self._spawning:
             try:
                 for pause in REAP_PAUSES:
-                    with contextlib.suppress(EOFError, ConnectionError):
+                    try:
                         return await self._spawn(start, listeners)
+                    except FileNotFoundError:  # the server's socket has been cleaned up
+                        _kill_server()
+                        _make_folder()
+                    except (EOFError, ConnectionError):
+                        pass
                     await trio.sleep(pause)
                 return await self._spawn(start, listeners)
             except (OSError, EOFError) as error:
@@ -129,6 +151,7 @@ class ForkServer:
                 raise StartError(f"the fork server could not start a worker: {why}") from error
 
     async def _spawn(self, start: WorkerStart, listeners: Sequence[socket]) -> WorkerProcess:
+        _require_descriptors(SPAWN_DESCRIPTORS)
         with contextlib.ExitStack() as on_failure:
             up_fd, their_up = open_pipe()
             up = on_failure.enter_context(Connection(their_up, readable=False))
@@ -159,7 +182,7 @@ class ForkServer:
 
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_kill_hanging_server)
+            nursery.start_soon(_kill_hanging_server, self._answered)
             try:
                 await trio.to_thread.run_sync(start)
             except (OSError, EOFError) as error:
@@ -168,16 +191,58 @@ class ForkServer:
         try:
             if failure is not None:
                 raise failure
+            self._answered = _server_pid()
         finally:
             del failure  # a cycle through its traceback would keep multiprocessing's descriptors open
 
 
-async def _kill_hanging_server() -> None:
+def _require_descriptors(count: int) -> None:
+    """`OSError` unless so many can be had: the library would lose the first of those that it needs."""
+    taken: list[int] = []
+    try:
+        for _ in range(count):
+            taken.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for fd in taken:
+            os.close(fd)
+
+
+async def _kill_hanging_server(answered: int | None) -> None:
+    """`answered`: the pid of the server that has started a process before; another one has yet to preload."""
     await trio.sleep(SPAWN_TIMEOUT)
+    if _server_pid() != answered:
+        await trio.sleep(PRELOAD_TIMEOUT - SPAWN_TIMEOUT)
+    _kill_server()
+
+
+def _server_pid() -> int | None:
     # There is no public name for it.
-    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    pid: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    return pid
+
+
+def _kill_server() -> None:
+    pid = _server_pid()
     if pid is not None:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _make_folder() -> None:
+    """A new folder for the fork server's socket.
+
+    Not the library's own choice: when somebody cleans up the temporary folder, that one is gone for good, and is
+    missed with a traceback at the end.  An abstract socket needs none, but every user of the machine could reach it.
+    """
+    where = tempfile.gettempdir()
+    if len(os.fsencode(where)) > MAX_UNIX_PATH_BYTES - SOCKET_NAME_BYTES:
+        where = "/tmp"
+    folder = tempfile.mkdtemp(prefix="kimi-proxy-", dir=where)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ[FOLDER_VARIABLE] = folder
+    # There is no public name for it, either.
+    config: dict[str, object] = getattr(multiprocessing.current_process(), "_config", {})
+    config["tempdir"] = folder
 
 
 @contextlib.contextmanager

@@ -36,7 +36,9 @@ State = Literal["healthy", "degraded", "open", "half_open"]
 MAX_KEPT = 20_000
 """Errors kept of each provider, far more than `max_errors` may be: a flood must not cost memory, or change a state."""
 
-OUR_OWN = frozenset({"CircuitOpen", "InternalError", "LimitExceeded", "UntranslatableRequest"})
+OUR_OWN = frozenset(
+    {"CircuitOpen", "ConversationUnavailable", "InternalError", "LimitExceeded", "UntranslatableRequest"}
+)
 """Nobody asked the provider, or the mistake was ours."""
 UNUSABLE = frozenset({401, 402, 403, 408, 429})
 """Of the 4xx, those by which a provider refuses whatever is asked; for all others the request is to blame."""

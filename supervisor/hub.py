@@ -12,6 +12,7 @@ the one task that looks at the clock.
 The answers need to know of everything, the fleet included, and so come last: `run` is given them.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import trio
@@ -19,7 +20,7 @@ import trio
 from shared.config import Config
 from shared.events import ProviderDegraded, ProviderRecovered
 from shared.messages import Admit, Ask, Beat, CancelStream, Down, Leave, Listen, StreamEnded, StreamStarted, Trouble, Up
-from shared.records import StreamRecord
+from shared.records import CancelReason, StreamRecord
 from supervisor.admission import Admission
 from supervisor.answers import Answers
 from supervisor.fanout import Fanout
@@ -52,8 +53,11 @@ class Hub:
         self.metrics = Metrics(config)
         self.health = HealthBoard(config.health, publish=self._health_changed)
         self.admission = Admission(config)
+        self._ledger = ledger
         self._answers: Answers | None = None
         self._peers: dict[int, Peer] = {}
+        self.mirror: Callable[[Peer, Up | None], None] | None = None
+        """Hears, too, what workers say, and None when one is gone: the heir that has taken the service over."""
 
     def configure(self, config: Config) -> None:
         """A reload: what has been counted stays."""
@@ -71,12 +75,18 @@ class Hub:
         del self._peers[peer.pid]
         for record in records:
             self._ended(record)
+        if self.mirror is not None:
+            for record in records:
+                self.mirror(peer, StreamEnded(record))
+            self.mirror(peer, None)
         self.metrics.left(peer.pid)
         self.admission.left(peer)
         self.fanout.left(peer)
 
     def take(self, peer: Peer, message: Up) -> None:
         """What a worker says, after the ledger has heard it."""
+        if self.mirror is not None:
+            self.mirror(peer, message)
         match message:
             case StreamStarted(start):
                 self.fanout.started(start)
@@ -101,10 +111,28 @@ class Hub:
             case _:
                 pass
 
-    def cancel(self, pid: int, id: str) -> None:
+    def take_older(self, peer: Peer, message: Admit) -> None:
+        """A stream of a worker of our elder has a session key; it has been, or will be, let in there."""
+        self.admission.adopt(peer, message, trio.current_time())
+
+    @property
+    def active_streams(self) -> int:
+        """How many streams are open, those of our elders included."""
+        return self._ledger.active_count()
+
+    def open_streams(self) -> Iterator[tuple[Peer, StreamStarted | Admit]]:
+        """What an heir has to know of the streams that are open now, as if the workers told it now."""
+        for pid, peer in self._peers.items():
+            for stream in self._ledger.active(pid):
+                yield peer, StreamStarted(stream.start)
+        for pid, message in self.admission.sessions():
+            if (owner := self._peers.get(pid)) is not None:
+                yield owner, message
+
+    def cancel(self, pid: int, id: str, reason: CancelReason = "admin") -> None:
         """Have the worker with this pid cancel a stream; a worker that is gone took it along."""
         if peer := self._peers.get(pid):
-            peer.send(CancelStream(id, "admin"))
+            peer.send(CancelStream(id, reason))
 
     async def run(self, answers: Answers) -> None:
         """Look at the clock until cancelled, and let `answers` answer meanwhile."""

@@ -12,11 +12,13 @@ import stat
 import time
 from collections.abc import Iterable, MutableMapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, repeat
 
-from shared.config import Auth
+from shared.config import Auth, Tls
 from shared.config.bind import InheritedFd, Tcp, Unix, is_loopback_host, parse_bind
 from shared.errors import StartError
+from supervisor.fdnames import bind_of
 from supervisor.portowner import port_owner
 
 BACKLOG = 2048
@@ -53,15 +55,25 @@ def open_listeners(
     pid: int | None = None,
     patience: float = PATIENCE,
 ) -> list[Listener]:
-    """The sockets systemd passed, if it passed any to process `pid` (ours); else one or more for each of `binds`.
+    """The sockets systemd opened for process `pid` (ours), if it did; else one or more for each of `binds`.
+
+    Those of them that systemd has kept since the last run (`supervisor.fdstore`) are taken from it; what it has kept
+    for other binds is closed.
 
     `tcp_user_timeout` in seconds; a port in use is waited for `patience` seconds.  Raises `StartError` with a
     sentence that says what to do, and then leaves nothing open.
     """
     passed = _take_passed_fds(os.environ if env is None else env, os.getpid() if pid is None else pid)
-    if passed:
-        return _all_or_nothing(_adopt(fd, None, tcp_user_timeout) for fd in passed)
-    return _open_all(binds, tcp_user_timeout, patience)
+    given = [fd for fd, bind in passed if bind is None]
+    kept = _take_kept([(fd, bind) for fd, bind in passed if bind is not None], () if given else binds, tcp_user_timeout)
+    if given:
+        return _all_or_nothing(_adopt(fd, None, tcp_user_timeout) for fd in given)
+    try:
+        missing = [bind for bind in binds if bind not in {listener.bind for listener in kept}]
+        return kept + _open_all(missing, tcp_user_timeout, patience)
+    except BaseException:
+        close_listeners(kept)
+        raise
 
 
 def reopen(
@@ -91,17 +103,17 @@ def refuse_exposed(listeners: Iterable[Listener], auth: Auth) -> None:
     """
     for listener in listeners:
         sock = listener.socket
-        if not auth.keys and sock.family != socket.AF_UNIX and not is_loopback_host(sock.getsockname()[0]):
+        if not auth.required and sock.family != socket.AF_UNIX and not is_loopback_host(sock.getsockname()[0]):
             raise StartError(
                 f"other machines can reach {listener.bind}, so client keys are needed: set `[auth] keys`, "
-                "or let the socket listen on 127.0.0.1"
+                "make one with `kimi-proxy key add NAME`, or let the socket listen on 127.0.0.1"
             )
 
 
-def close_listeners(listeners: Iterable[Listener]) -> None:
+def close_listeners(listeners: Iterable[Listener], *, keep_files: bool = False) -> None:
     """Close them, and remove the files of the UNIX sockets that we made, if they are still ours."""
     for listener in listeners:
-        if listener.inode is not None:
+        if listener.inode is not None and not keep_files:
             with suppress(OSError):  # it is gone, or was closed before
                 path = listener.socket.getsockname()
                 if _inode(path) == listener.inode:
@@ -230,12 +242,34 @@ def _remove_stale(bind: str, path: str) -> None:
     raise StartError(f"bind {bind!r}: another program listens on {path}; stop it or choose another path")
 
 
-def _take_passed_fds(env: MutableMapping[str, str], pid: int) -> range:
-    """The descriptors systemd passed to process `pid`; the variables are removed, as children must not see them."""
-    listen_fds, listen_pid, _names = (env.pop(name, "") for name in _PASSED_VARIABLES)
+def _take_passed_fds(env: MutableMapping[str, str], pid: int) -> list[tuple[int, str | None]]:
+    """The descriptors systemd passed to process `pid`, each with the bind that it was kept for, if it was.
+
+    The variables are removed, as children must not see them.
+    """
+    listen_fds, listen_pid, names = (env.pop(name, "") for name in _PASSED_VARIABLES)
     if not listen_fds.isdecimal() or listen_pid != str(pid):
-        return range(0)
-    return range(_FIRST_PASSED_FD, _FIRST_PASSED_FD + int(listen_fds))
+        return []
+    fds = range(_FIRST_PASSED_FD, _FIRST_PASSED_FD + int(listen_fds))
+    return [(fd, bind_of(name)) for fd, name in zip(fds, chain(names.split(":"), repeat("")), strict=False)]
+
+
+def _take_kept(passed: Sequence[tuple[int, str]], binds: Sequence[str], tcp_user_timeout: float) -> list[Listener]:
+    """Listeners for `binds` of what systemd has kept; the others are closed, as is a UNIX socket without its file."""
+    kept = []
+    for fd, bind in passed:
+        if bind not in binds:
+            os.close(fd)
+            continue
+        listener = _adopt(fd, bind, tcp_user_timeout)
+        if listener.socket.family == socket.AF_UNIX:
+            try:
+                listener = replace(listener, inode=_inode(listener.socket.getsockname()))
+            except OSError:
+                listener.socket.close()
+                continue
+        kept.append(listener)
+    return kept
 
 
 def _adopt(fd: int, bind: str | None, tcp_user_timeout: float) -> Listener:
@@ -266,6 +300,12 @@ def _set_tcp_options(sock: socket.socket, tcp_user_timeout: float) -> None:
 
 def _set_user_timeout(sock: socket.socket, seconds: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+
+
+def urls(listeners: Iterable[Listener], tls: Tls | None) -> list[str]:
+    """Where clients reach each of them: with TLS, which UNIX sockets are without, at `https://…`."""
+    found = [listener.url for listener in listeners]
+    return [f"https{url.removeprefix('http')}" if tls and url.startswith("http:") else url for url in found]
 
 
 def _url(sock: socket.socket) -> str:

@@ -7,22 +7,23 @@ trio could not start trio again.
 import contextlib
 import os
 import resource
-import socket
 from collections.abc import Mapping
 from functools import partial
+from itertools import count
 from typing import assert_never
 
 import msgspec
 import trio
 
 from shared import VERSION, logs, stackdump
+from shared.certificate import certificate_warnings
 from shared.config.locate import load_config
 from shared.errors import StartError
 from shared.keys import key_variables, resolve_keys
 from shared.logs import get_logger
 from shared.paths import Paths, prepare, resolve_paths
 from shared.privacy import hide_memory
-from supervisor.admin import close_admin_socket, open_admin_socket, serve_admin
+from supervisor.admin import serve_admin
 from supervisor.announce import Announcer
 from supervisor.answers import Answers
 from supervisor.control import (
@@ -38,20 +39,26 @@ from supervisor.control import (
     Sessions,
     SessionsReply,
     Status,
+    Upgrade,
 )
 from supervisor.conversations import Conversations
+from supervisor.elder import Elder
+from supervisor.fdstore import has_store
 from supervisor.fleet import Fleet, Settings
 from supervisor.forkserver import ForkServer
+from supervisor.heir import Heir
 from supervisor.hub import Hub
-from supervisor.instance import InstanceLock
 from supervisor.ledger import Ledger
 from supervisor.listen import close_listeners, open_listeners, refuse_exposed
+from supervisor.loginsecret import load_login_secret
+from supervisor.office import Office
 from supervisor.reload import Reloader, Reloads
-from supervisor.sdnotify import Notifier, watchdog_interval
+from supervisor.sdnotify import watchdog_interval
 from supervisor.signals import SignalsBeforeTrio, obey
 from supervisor.spool import SpoolImporter
 from supervisor.state import ServiceState
 from supervisor.store import Store
+from supervisor.upgrade import Upgrades
 
 STORE_TIMEOUT = 10.0
 """How long the last records may take to reach the disk."""
@@ -66,7 +73,10 @@ def run(config_option: str | None = None, *, fork_server: ForkServer | None = No
     `ConfigError` or `StartError` if it can't start, or never gets a worker ready.  Tests pass a `fork_server` whose
     workers are theirs.
     """
+    heir = Heir.of(os.environ)
     with contextlib.ExitStack() as stack:
+        if heir is not None:
+            stack.enter_context(heir)
         early = stack.enter_context(SignalsBeforeTrio())
         stackdump.install("supervisor")
         env = dict(os.environ)
@@ -79,22 +89,24 @@ def run(config_option: str | None = None, *, fork_server: ForkServer | None = No
             hide_memory()
         logs.configure(config.logging)
         log.info("service_start", version=VERSION, pid=os.getpid(), config=config.source or "built in")
-        for warning in loaded.warnings:
+        for warning in (*loaded.warnings, *certificate_warnings(config.server.tls, keys)):
             log.warning("config_warning", message=warning)
         _raise_fd_limit()
 
         paths = resolve_paths(os.environ)
         prepare(paths)
-        stack.enter_context(InstanceLock.acquire(paths.instance_lock))
+        office = Office(paths, env, heir=heir is not None)
+        stack.callback(office.close)
+        login_secret = load_login_secret(paths.login_secret)
         store = Store(paths.database, config.storage, keep_conversations=config.agent.keep_conversations)
-        store.open()
+        if heir is None:
+            store.open()
         stack.callback(_close_store, store)
-        notifier = Notifier()
-        stack.callback(notifier.close)
-        admin_socket = open_admin_socket(paths.admin_socket)
-        stack.callback(close_admin_socket, admin_socket, paths.admin_socket)
         with contextlib.ExitStack() as unless_served:
-            listeners = open_listeners(config.server.bind, tcp_user_timeout=config.server.tcp_user_timeout)
+            if heir is None:
+                listeners = open_listeners(config.server.bind, tcp_user_timeout=config.server.tcp_user_timeout)
+            else:
+                listeners = heir.open_listeners(config.server)
             unless_served.callback(close_listeners, listeners)
             refuse_exposed(listeners, config.auth)
             fork_server = fork_server or ForkServer()
@@ -102,13 +114,16 @@ def run(config_option: str | None = None, *, fork_server: ForkServer | None = No
                 log.warning("worker_preload_missed", effect="every worker imports its code for itself")
             early.hold()
             unless_served.pop_all()
-        settings = Settings(config=config, keys=keys, listeners=tuple(listeners))
-        failure = trio.run(
-            _serve, settings, paths, fork_server, store, notifier, admin_socket, early, config_option, env
+        settings = Settings(
+            config=config,
+            keys=keys,
+            listeners=tuple(listeners),
+            login_secret=login_secret,
         )
+        failure = trio.run(_serve, settings, paths, fork_server, store, office, early, config_option, env, heir)
         log.info("service_stop", pid=os.getpid())
-    if failure is not None:
-        raise StartError(f"no worker ever got ready, so the service gives up: {failure}")
+        if failure is not None:
+            raise StartError(failure)
     return 0
 
 
@@ -117,19 +132,37 @@ async def _serve(
     paths: Paths,
     fork_server: ForkServer,
     store: Store,
-    notifier: Notifier,
-    admin_socket: socket.socket,
+    office: Office,
     early: SignalsBeforeTrio,
     config_option: str | None,
     env: Mapping[str, str],
+    heir: Heir | None,
 ) -> str | None:
-    """Run all tasks until the fleet has ended; why it gave up, or None if it was stopped."""
+    """Run all tasks until the fleet has ended; why it gave up, or None if it was stopped.
+
+    An `heir` takes the service over first, and goes on until its elder is gone, too.
+    """
     ledger = Ledger()
     hub = Hub(settings.config, ledger)
-    fleet = Fleet(fork_server, settings, ledger=ledger, store=store, hub=hub, supervisor_pid=os.getpid(), paths=paths)
+    fleet = Fleet(
+        fork_server,
+        settings,
+        ledger=ledger,
+        store=store,
+        hub=hub,
+        supervisor_pid=os.getpid(),
+        paths=paths,
+        held=heir is not None,
+        keep_files=has_store(env),
+    )
+    elder = None
+    if heir is not None:
+        elder = Elder(heir.elder_pid, heir.pidfd, heir.writer, ledger=ledger, hub=hub, store=store)
     reloader = Reloader(fleet, option=config_option, env=env, store=store, publish=hub.fanout.publish)
     reloads = Reloads(reloader.reload)
-    state = ServiceState(fleet=fleet, reloads=reloads, reloader=reloader, ledger=ledger, store=store, hub=hub)
+    state = ServiceState(
+        fleet=fleet, reloads=reloads, reloader=reloader, ledger=ledger, store=store, hub=hub, elder=elder
+    )
     conversations = Conversations(store, paths.database)
     answers = Answers(
         ledger,
@@ -143,17 +176,32 @@ async def _serve(
         cancel=hub.cancel,
     )
     interval = watchdog_interval(os.environ, os.getpid())
-    announcer = Announcer(notifier, fleet, state, watchdog_interval=interval)
-    reloads.around(announcer.reload_begins, announcer.reload_ends)
+    announcer = Announcer(office.notifier, fleet, state, watchdog_interval=interval)
+    stops = count()
 
     def stop() -> None:
         """The first signal drains, a second one shortens the wait to the streams' cancel grace."""
-        if not fleet.stopping:
-            log.info("service_stopping", timeout=fleet.settings.config.server.graceful_timeout)
-            announcer.stopping()
-            fleet.stop(fleet.settings.config.server.graceful_timeout)
+        if next(stops):
+            stop_within(0.0)
+            return
+        timeout = fleet.settings.config.server.graceful_timeout
+        log.info("service_stopping", timeout=timeout)
+        announcer.stopping()
+        stop_within(timeout)
+
+    def stop_within(timeout: float) -> None:
+        upgrades.abandon()
+        fleet.stop(timeout)
+        if elder is not None and heir is not None and heir.taken:
+            elder.stop(timeout)
+
+    def reload() -> None:
+        if upgrades.done:
+            upgrades.reload_heir()
         else:
-            fleet.stop(0.0)
+            reloads.request_nowait()
+
+    upgrades = Upgrades(fleet=fleet, hub=hub, reloads=reloads, office=office, paths=paths, env=env, on_stop=stop_within)
 
     async def answer(request: Request) -> Reply:
         match request:
@@ -171,24 +219,64 @@ async def _serve(
                 return Cancelled(answers.cancel_session(id))
             case CancelStale(idle):
                 return Cancelled(answers.cancel_stale(idle))
+            case Upgrade():
+                return await upgrades.upgrade(request)
             case _:
                 assert_never(request)
 
     def dump_workers() -> None:
         fleet.dump_stacks()
 
+    def keep_sockets() -> None:
+        office.keep_sockets(fleet.settings.listeners)
+
+    def reload_ends() -> None:
+        keep_sockets()
+        announcer.reload_ends()
+
+    async def hold_office() -> None:
+        """The tasks that only one supervisor of a service may run."""
+        if heir is not None:
+            await heir.in_office.wait()
+            if not await office.enter():
+                heir.fail(fleet, "the running service has given the hand-over up, and goes on")
+                return
+        nursery.start_soon(answer_commands)
+        keep_sockets()
+        with office.duties:
+            async with trio.open_nursery() as duties:
+                duties.start_soon(reloads.run)
+                duties.start_soon(SpoolImporter(paths.spool, store).run)
+                duties.start_soon(announcer.run)
+
+    async def answer_commands() -> None:
+        with office.commands:
+            await serve_admin(office.admin.sock, answer)
+
     stackdump.install("supervisor", on_signal=dump_workers)
+    reloads.around(announcer.reload_begins, reload_ends)
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(obey, early, on_reload=reloads.request_nowait, on_stop=stop))
-        await nursery.start(serve_admin, admin_socket, answer)
+        await nursery.start(partial(obey, early, on_reload=reload, on_stop=stop))
         nursery.start_soon(hub.run, answers)
         nursery.start_soon(conversations.run)
-        nursery.start_soon(reloads.run)
-        nursery.start_soon(SpoolImporter(paths.spool, store).run)
-        nursery.start_soon(announcer.run)
+        nursery.start_soon(upgrades.run)
+        nursery.start_soon(hold_office)
+        if heir is not None and elder is not None:
+            nursery.start_soon(
+                partial(
+                    heir.run, fleet, elder, office.lock, open_store=partial(store.open, check=False), on_reload=reload
+                )
+            )
         await fleet.run()
+        if heir is not None and heir.taken and elder is not None:
+            await elder.wait_gone()
+        await upgrades.flush()
         nursery.cancel_scope.cancel()
-    return fleet.failure
+    if heir is not None and heir.failure is not None:
+        return heir.failure
+    if fleet.failure is not None:
+        return f"no worker ever got ready, so the service gives up: {fleet.failure}"
+    return None
 
 
 def _raise_fd_limit() -> None:

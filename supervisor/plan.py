@@ -59,6 +59,8 @@ class Desired(Struct, frozen=True, kw_only=True):
     drain_timeout: float
     stop_at: float | None = None
     """Set when the service stops: the time at which the last streams are cancelled."""
+    stop_mode: DrainMode = "shutdown"
+    """`retire` when another supervisor has taken over: its workers accept meanwhile."""
 
 
 class Start(Struct, frozen=True):
@@ -99,7 +101,7 @@ def plan(desired: Desired, workers: Sequence[WorkerView], backoffs: Mapping[int,
         else:
             wakes.append(due)
     if desired.stop_at is not None:
-        actions += _stops(workers, desired.stop_at)
+        actions += _stops(workers, desired.stop_at, desired.stop_mode)
     else:
         actions += _drains(desired, workers, now + desired.drain_timeout)
         for slot in _vacancies(desired, workers):
@@ -110,14 +112,15 @@ def plan(desired: Desired, workers: Sequence[WorkerView], backoffs: Mapping[int,
     return Plan(actions, min(wakes, default=None))
 
 
-def _stops(workers: Sequence[WorkerView], stop_at: float) -> list[Drain]:
-    """Everybody who has not yet been told to shut down, or has been given longer."""
+def _stops(workers: Sequence[WorkerView], stop_at: float, mode: DrainMode) -> list[Drain]:
+    """Everybody who has not yet been told to leave in this way, or has been given longer."""
+    enough = ("shutdown",) if mode == "shutdown" else ("shutdown", "retire")
     return [
-        Drain(worker.pid, "shutdown", stop_at)
+        Drain(worker.pid, mode, stop_at)
         for worker in workers
         if worker.pid is not None
         and not worker.killed
-        and (worker.drain_mode != "shutdown" or worker.drain_deadline > stop_at)
+        and (worker.drain_mode not in enough or worker.drain_deadline > stop_at)
     ]
 
 

@@ -134,6 +134,7 @@ class Limits:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._clients = {client.fingerprint: client for client in config.auth.clients}
         self._now = -math.inf
         self._asked = 0
         self._buckets: dict[str, Bucket] = {}
@@ -161,6 +162,7 @@ class Limits:
     def configure(self, config: Config) -> None:
         """Other limits from now on; levels, places that are taken, and who waits stay."""
         self._config = config
+        self._clients = {client.fingerprint: client for client in config.auth.clients}
         self._rules.clear()
         for name, bucket in list(self._buckets.items()):
             limit = self._rate_limit(name)
@@ -168,9 +170,11 @@ class Limits:
                 del self._buckets[name]
             else:
                 bucket.configure(limit, self._now)
+                bucket.name = self._shown(name)
         self._slots = {name: slots for name, slots in self._slots.items() if slots.taken}
         for name, slots in self._slots.items():
             slots.limit = self._max_concurrent(name)
+            slots.name = self._shown(name)
 
     def ask(self, id: str, provider: str, client: str | None, now: float) -> list[Decision]:
         """A stream wants in.  Its own decision is among those returned, unless it waits.
@@ -273,23 +277,32 @@ class Limits:
 
     def _bucket(self, name: str) -> Bucket | None:
         if name not in self._buckets and (limit := self._rate_limit(name)):
-            self._buckets[name] = Bucket(name, limit, self._now)
+            self._buckets[name] = Bucket(self._shown(name), limit, self._now)
         return self._buckets.get(name)
 
     def _slots_of(self, name: str) -> Slots:
         if name not in self._slots:
-            self._slots[name] = Slots(name, self._max_concurrent(name))
+            self._slots[name] = Slots(self._shown(name), self._max_concurrent(name))
         return self._slots[name]
+
+    def _shown(self, name: str) -> str:
+        """What clients are told that a limit is of: his name rather than his key's, if he has one."""
+        client = self._clients.get(name.removeprefix(_OF_KEY)) if name.startswith(_OF_KEY) else None
+        return name if client is None else f"client {client.name}"
 
     def _rate_limit(self, name: str) -> RateLimit | None:
         if name.startswith(_OF_KEY):
-            return self._config.rate_limiting.per_key
+            client = self._clients.get(name.removeprefix(_OF_KEY))
+            own = client.rate_limit if client is not None else None
+            return own or self._config.rate_limiting.per_key
         provider = self._config.providers.get(name.removeprefix(_OF_PROVIDER))
         return provider.rate_limit if provider is not None else None
 
     def _max_concurrent(self, name: str) -> int | None:
         if name.startswith(_OF_KEY):
-            return self._config.rate_limiting.max_concurrent_per_key
+            client = self._clients.get(name.removeprefix(_OF_KEY))
+            own = client.max_concurrent if client is not None else None
+            return own or self._config.rate_limiting.max_concurrent_per_key
         provider = self._config.providers.get(name.removeprefix(_OF_PROVIDER))
         return provider.max_concurrent if provider is not None else None
 

@@ -8,7 +8,7 @@ take the newer one with it.
 """
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 
 from msgspec import Struct
 
@@ -33,6 +33,10 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._members)
+
+    def __iter__(self) -> Iterator[str]:
+        """The streams, in the order of their coming."""
+        return iter(self._members)
 
     def join(self, id: str, key: Hashable, now: float) -> list[str]:
         """The streams to be cancelled for the new one, oldest first.  One that has joined before stays where it is."""

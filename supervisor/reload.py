@@ -8,10 +8,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
+import msgspec
 import trio
 from msgspec import Struct
 
 from shared import logs
+from shared.certificate import certificate_warnings
 from shared.config.locate import Loaded, load_config
 from shared.errors import ConfigError, StartError
 from shared.events import ConfigReloaded
@@ -49,6 +51,18 @@ class Reloads:
         self._wanted = trio.Event()
         self._waiting: list[Request] = []
         self.running = False
+        self._pause = trio.Lock()
+
+    def paused(self) -> trio.Lock:
+        """A context in which no reload runs; requests wait."""
+        return self._pause
+
+    def dismiss(self, outcome: Outcome) -> bool:
+        """Have all that wait told `outcome` instead; whether anybody did."""
+        requests, self._waiting = self._waiting, []
+        for request in requests:
+            request.finish(outcome)
+        return bool(requests)
 
     def request_nowait(self) -> "Request":
         """Have one more reload begin after this call; its outcome can be waited for."""
@@ -65,13 +79,14 @@ class Reloads:
         """Serve requests for ever."""
         while True:
             await self._wanted.wait()
-            self._wanted = trio.Event()
-            requests, self._waiting = self._waiting, []
-            self.running = True
-            self._begins()
-            outcome = await self._reload()
-            self.running = False
-            self._ends()
+            async with self._pause:
+                self._wanted = trio.Event()
+                requests, self._waiting = self._waiting, []
+                self.running = True
+                self._begins()
+                outcome = await self._reload()
+                self.running = False
+                self._ends()
             for request in requests:
                 request.finish(outcome)
 
@@ -175,4 +190,6 @@ class Reloader:
 
     def _read(self) -> tuple[Loaded, dict[str, str]]:
         loaded = load_config(self._option, self._env)
-        return loaded, resolve_keys(loaded.config, self._env)
+        keys = resolve_keys(loaded.config, self._env)
+        doubts = certificate_warnings(loaded.config.server.tls, keys)
+        return msgspec.structs.replace(loaded, warnings=(*loaded.warnings, *doubts)), keys

@@ -1,7 +1,9 @@
 """The database: one row a stream, one row a conversation of the agent's, and the numbered steps that lead from an empty
 file to the newest shape.
 
-`PRAGMA user_version` is the number of steps a file has behind it.  Steps are only ever appended.
+`PRAGMA user_version` is the number of steps a file has behind it.  Steps are only ever appended, and none may break
+what the version before writes (a new column is NULL or has a default): while a newer supervisor takes the service over,
+the older one writes the records of its last streams into the file that the newer one has upgraded.
 """
 
 from typing import Any

@@ -7,7 +7,8 @@ never a reason to stop serving.
 import os
 import socket
 import time
-from collections.abc import Mapping, MutableMapping
+from array import array
+from collections.abc import Mapping, MutableMapping, Sequence
 
 
 class Notifier:
@@ -45,19 +46,33 @@ class Notifier:
         """All is well; due every `watchdog_interval`."""
         return self._send("WATCHDOG=1")
 
+    def main_pid(self, pid: int) -> bool:
+        """That process is the service from now on, and the only one that is listened to (NotifyAccess=main)."""
+        return self._send(f"MAINPID={pid}")
+
+    def keep_fds(self, name: str, fds: Sequence[int]) -> bool:
+        """Keep these open and hand them to the next process of the service; what is kept already is kept once."""
+        return self._send("FDSTORE=1", f"FDNAME={name}", fds=fds)
+
+    def forget_fds(self, name: str) -> bool:
+        """Close all that is kept by this name."""
+        return self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
+
     def close(self) -> None:
         """Close the socket; later calls do nothing."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    def _send(self, *assignments: str) -> bool:
+    def _send(self, *assignments: str, fds: Sequence[int] = ()) -> bool:
         if self._socket is None:
             return False
         message = "\n".join(assignments).encode("utf-8", "replace")
         try:
             # Not connected for good: a service manager that re-executes itself makes its socket anew.
-            self._socket.sendto(message, self._address)
+            # socket.send_fds loses the address (CPython 3.11).
+            passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+            self._socket.sendmsg([message], passed, 0, self._address)
         except OSError:
             return False
         return True

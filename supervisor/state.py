@@ -8,10 +8,12 @@ import trio
 from shared import VERSION
 from shared.config import Config
 from supervisor.control import ProviderStatus, StatusReply
+from supervisor.elder import Elder
 from supervisor.fleet import Fleet
 from supervisor.health import HEALTHY, ProviderHealth
 from supervisor.hub import Hub
 from supervisor.ledger import Ledger, ProviderCounts
+from supervisor.listen import urls
 from supervisor.reload import Reloader, Reloads
 from supervisor.store import Store
 
@@ -22,8 +24,18 @@ class ServiceState:
     """Puts together what the parts know; holds nothing but the time of the start."""
 
     def __init__(
-        self, *, fleet: Fleet, reloads: Reloads, reloader: Reloader, ledger: Ledger, store: Store, hub: Hub
+        self,
+        *,
+        fleet: Fleet,
+        reloads: Reloads,
+        reloader: Reloader,
+        ledger: Ledger,
+        store: Store,
+        hub: Hub,
+        elder: Elder | None = None,
     ) -> None:
+        """`elder`: from whom we have taken over."""
+        self._elder = elder
         self._fleet = fleet
         self._reloads = reloads
         self._reloader = reloader
@@ -71,13 +83,14 @@ class ServiceState:
             pid=os.getpid(),
             state=self.phase,
             uptime=trio.current_time() - self._started,
-            bind=[listener.url for listener in fleet.settings.listeners],
+            bind=urls(fleet.settings.listeners, config.server.tls),
             config_source=config.source,
             config_loaded=self._reloader.loaded,
             config_error=self._reloader.error,
             crash_loop=fleet.crash_loop,
             workers_wanted=config.server.workers,
             workers=fleet.statuses(),
+            elders=[] if self._elder is None else self._elder.statuses(),
             restarts=fleet.restarts,
             providers=_providers(
                 config, fleet.settings.keys, self._ledger.provider_counts(), self._hub.health.snapshot()

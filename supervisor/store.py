@@ -74,21 +74,25 @@ class Store:
         # Only the thread touches these, once it runs.
         self._database: database.Database | None = None
         self._check: database.Check | None = None
+        self._was_open = False
         self._problem_since = 0.0
 
-    def open(self) -> None:
-        """Check, create or upgrade the database and start the thread; blocking, to be called before `trio.run`.
+    def open(self, *, check: bool = True) -> None:
+        """Check, create or upgrade the database and start the thread; blocking.
 
         `StartError` if this user can't write the file, or if it comes from a newer version.  What may pass by itself,
-        a full disk or a lock, does not prevent the start: records are buffered.
+        a full disk or a lock, does not prevent the start: records are buffered, as are those that were put before.
+        `check`: look for damage first, which takes its time.
         """
         try:
-            self._database = database.connect(self._path, self._now(), "quick_check")
+            self._database = database.connect(self._path, self._now(), "quick_check" if check else None)
         except StorageError as error:
             if not error.passing:
                 raise StartError(f"can't use the database {self._path}: {error}") from error
             self._check = "quick_check"
             self._note_problem(error)
+        else:
+            self._was_open = True
         self._thread.start()
 
     @property
@@ -217,8 +221,10 @@ class Store:
     def _work(self) -> None:
         """One batch of either kind, and one step of pruning if it is due.  A batch stays here until it is safe."""
         if self._database is None:
-            self._database = database.connect(self._path, self._now(), self._check)
+            # Since we had it first, a supervisor of a newer version may have upgraded it, to take the service over.
+            self._database = database.connect(self._path, self._now(), self._check, newer=self._was_open)
             self._check = None
+            self._was_open = True
         with self._changed:
             batch = list(itertools.islice(self._buffer, BATCH_RECORDS))
             conversations = self._unwritten.batch(BATCH_CONVERSATIONS)

@@ -15,6 +15,7 @@ MAX_LINES = 400
 
 # Pure: they decide and translate, and a test of them needs neither a clock nor a loop.  A package stands for all in it.
 PURE = (
+    "shared.clientkeys",
     "shared.config",
     "shared.errors",
     "shared.events",
@@ -26,7 +27,9 @@ PURE = (
     "supervisor.cli.layout",
     "supervisor.control",
     "supervisor.exposition",
+    "supervisor.fdnames",
     "supervisor.gauges",
+    "supervisor.handover",
     "supervisor.health",
     "supervisor.heartbeat",
     "supervisor.metrics",
@@ -56,6 +59,9 @@ PURE = (
     "worker.cors",
     "worker.cost",
     "worker.dialects",
+    "worker.flood",
+    "worker.lost",
+    "worker.openapi",
     "worker.upstream.policy",
 )
 IMPURE = {

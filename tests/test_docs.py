@@ -15,7 +15,18 @@ import pytest
 from msgspec import Struct, structs
 
 from shared import events
-from shared.config import Config, Model, Price, Provider, RateLimit, Translation, default_config, parse_config
+from shared.config import (
+    Client,
+    Config,
+    Model,
+    Price,
+    Provider,
+    RateLimit,
+    Tls,
+    Translation,
+    default_config,
+    parse_config,
+)
 from shared.config.agent import TOOLS
 from shared.config.presets import PRESETS
 from shared.config.schema import File
@@ -36,7 +47,7 @@ from worker.dialects.openai import errors as openai
 from worker.models import resolve
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 AGENT = (ROOT / "docs/agent.md").read_text()
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
 HISTORY = (ROOT / "docs/history.md").read_text()
@@ -127,7 +138,9 @@ def defaults() -> dict[str, Any]:
     provider = Provider(name="any")
     return {
         "server": config.server,
+        "server.tls": Tls(cert="any", key="any"),
         "auth": config.auth,
+        "auth.clients.<name>": Client(name="any", key="sha256:any"),
         "cors": config.cors,
         "proxy.retry": provider,
         "rate_limiting": config.rate_limiting,

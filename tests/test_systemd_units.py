@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.config import Server
+from supervisor.cli import units
 from supervisor.cli.client import SYSTEM_RUNTIME
 from supervisor.fleet import UNKILLABLE
 from supervisor.listen import BACKLOG
@@ -19,9 +20,10 @@ UNITS = Path(__file__).parents[1] / "systemd"
 SERVICE = UNITS / "kimi-proxy.service"
 SOCKET = UNITS / "kimi-proxy.socket"
 AGENT = UNITS / "agent.conf"
+LIMITS = UNITS / "limits.conf"
 NOTIFY_RELOAD_SINCE = 253
-MAX_EXPOSURE = 20
-"""In tenths of systemd's points, of 100; what is left is that the service talks to the network."""
+MAX_EXPOSURE = 11
+"""In tenths of systemd's points, of 100: the unit says what is left, and why."""
 
 
 class Unit(configparser.RawConfigParser):
@@ -69,11 +71,44 @@ def test_verify_finds_nothing(installed):
     assert not [line for line in said.splitlines() if "kimi-proxy" in line]
 
 
-def test_verify_finds_nothing_with_an_agent(installed):
+@pytest.mark.parametrize("example", [AGENT, LIMITS], ids=lambda path: path.stem)
+def test_verify_finds_nothing_with_a_drop_in(installed, example):
     folder = installed / f"{SERVICE.name}.d"
     folder.mkdir()
-    shutil.copy(AGENT, folder)
+    # With all that it has commented out, too.
+    text = re.sub(r"(?m)^#(?=[A-Z][A-Za-z]+=)", "", example.read_text())
+    (folder / example.name).write_text(text)
     said = analyze("verify", "--man=no", str(installed / SERVICE.name))
+    assert not [line for line in said.splitlines() if "kimi-proxy" in line]
+
+
+@pytest.mark.parametrize("kind", ["system", "user"])
+@pytest.mark.parametrize("folder", ["opt/kimi-proxy", "the 100% proxy;$HOME"])
+def test_verify_finds_nothing_in_generated_units(tmp_path, monkeypatch, kind, folder):
+    program = tmp_path / folder / "bin/kimi-proxy"
+    program.parent.mkdir(parents=True)
+    program.symlink_to(shutil.which("true"))
+    place = units.Installation(
+        kind=kind,
+        program=(str(program),),
+        config=str(tmp_path / folder / "config.toml"),
+        systemd=systemd_version(),
+        needs=(str(program.parents[1]), "/root/a b:c"),
+        environment={"KIMI_PROXY_VENV": str(tmp_path / folder)},
+    )
+    generated = tmp_path / "units"
+    drop_ins = generated / f"{SERVICE.name}.d"
+    drop_ins.mkdir(parents=True)
+    (generated / SERVICE.name).write_text(units.service(SERVICE.read_text(), place))
+    (generated / SOCKET.name).write_text(units.socket(SOCKET.read_text(), place, ["[::1]:80", "/run/the proxy.sock"]))
+    for example in (AGENT, LIMITS):
+        (drop_ins / example.name).write_text(units.drop_in(example.read_text(), place))
+    # A user's systemd wants a folder of its own.
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    manager = ("--user",) if kind == "user" else ()
+    said = analyze(*manager, "verify", "--man=no", str(generated / SERVICE.name), str(generated / SOCKET.name))
     assert not [line for line in said.splitlines() if "kimi-proxy" in line]
 
 
@@ -82,6 +117,11 @@ def test_the_service_is_hardly_exposed(installed):
         "security", "--offline=true", f"--threshold={MAX_EXPOSURE}", "--no-pager", str(installed / SERVICE.name)
     )
     assert "Overall exposure level" in said
+    # Each line that is left has its reason in the unit.
+    left = re.findall(r"(?m)^✗ (\w+)=", said)
+    assert left
+    for name in left:
+        assert re.search(rf"(?m)^# .*\b{name}\b", SERVICE.read_text()), name
 
 
 def test_type_and_signals_are_those_of_the_service_contract():

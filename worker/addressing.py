@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from shared.config import Client
 from shared.records import Dialect, StreamStart
 from worker.admission import session_name
 from worker.asgi import HttpError, Request
+from worker.auth import may_ask
 from worker.dialects.tokens import CHARS_PER_TOKEN
 from worker.gateway import Gateway
 from worker.health import CircuitOpen
@@ -33,6 +35,29 @@ def check_capacity(gateway: Gateway) -> None:
         )
 
 
+def check_model(gateway: Gateway, request: Request, model: str, dialect: Dialect) -> Client | None:
+    """The client that asks, if it has a name; `HttpError` 403 if it may not ask for `model`.
+
+    401 if its key was revoked while its request was still coming.
+    """
+    if request.client is None:
+        return None
+    authenticator = gateway.authenticator
+    if authenticator.is_revoked(request.client):
+        raise HttpError(401, "the key was revoked a moment ago", code="invalid_api_key")
+    client = authenticator.client(request.client)
+    if client is not None and not may_ask(client, model):
+        name = model[:MAX_MODEL_CHARS]
+        subject = f"model: {name}" if dialect == "anthropic" else f"the model {name!r}"
+        raise HttpError(
+            403,
+            f"{subject} is not for the client {client.name}; it may ask for: {', '.join(client.models)}",
+            code="model_not_allowed",
+            param="model",
+        )
+    return client
+
+
 def address(
     gateway: Gateway,
     request: Request,
@@ -46,20 +71,22 @@ def address(
     groups_only: bool = False,
     body_bytes: int,
 ) -> Addressed:
-    """Whom a request for `model` goes to; `HttpError` if nobody has it.  `id` is the stream's, `now` in epoch seconds.
+    """Whom a request for `model` goes to; `HttpError` if nobody has it, or it is not for this client.
 
-    `session` as the client calls it; with `groups_only` its streams run side by side.
+    `id` is the stream's, `now` in epoch seconds.  `session` as the client calls it; with `groups_only` its
+    streams run side by side.
     """
     config = gateway.config
     if len(model) > MAX_MODEL_CHARS:
-        raise HttpError(400, f"model: a name has at most {MAX_MODEL_CHARS} characters", param="model")
+        raise HttpError(400, f"`model`: a name has at most {MAX_MODEL_CHARS} characters", param="model")
+    client = check_model(gateway, request, model, dialect)
     known = resolve(config, model)
     if not known:
         # Anthropic's own sentence begins like this, and clients know it by that.
         subject = f"model: {model}" if dialect == "anthropic" else f"the model {model!r}"
         raise HttpError(
             404,
-            f"{subject} does not exist here; there are: {known_names(config)}",
+            f"{subject} does not exist here; there are: {known_names(config, client)}",
             code="model_not_found",
             param="model",
         )

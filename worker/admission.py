@@ -32,6 +32,8 @@ class Admissions:
         self._link = link
         self._waiting: dict[str, _Wait] = {}
         self._supervisor_gone = False
+        self.limited: frozenset[str] = frozenset()
+        """Fingerprints of the clients that have limits of their own."""
 
     def __len__(self) -> int:
         """How many streams wait."""
@@ -46,7 +48,11 @@ class Admissions:
             or session_key(config, start) is not None
             or (
                 start.client is not None
-                and (limiting.per_key is not None or limiting.max_concurrent_per_key is not None)
+                and (
+                    limiting.per_key is not None
+                    or limiting.max_concurrent_per_key is not None
+                    or start.client in self.limited
+                )
             )
         )
 

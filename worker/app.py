@@ -23,13 +23,18 @@ from worker.endpoints import (
     events,
     health,
     history,
+    login,
     metrics,
     models,
     openai,
+    openapi,
     sessions,
 )
+from worker.endpoints.login import logged_in
 from worker.endpoints.origin import check_origin
+from worker.endpoints.permission import check_dashboard
 from worker.gateway import Gateway
+from worker.lost import advice
 from worker.streaming.refusal import FINAL_STATUSES
 
 Endpoint = Callable[[Gateway, Request], Awaitable[None]]
@@ -45,6 +50,8 @@ class Route(Struct, frozen=True):
     needs_key: bool = True
     websocket: bool = False
     """Also answers to WebSockets."""
+    dashboard: bool = False
+    """Shows, or ends, what others do: not for clients with `dashboard = false`, and open to whoever is logged in."""
 
 
 GET = frozenset({"GET", "HEAD"})
@@ -66,19 +73,22 @@ ROUTES: dict[str, Route] = {
     "/health": Route(GET, health.live, needs_key=False),
     "/health/live": Route(GET, health.live, needs_key=False),
     "/health/ready": Route(GET, health.ready, needs_key=False),
-    "/metrics": Route(GET, metrics.metrics),
-    "/api/status": Route(GET, sessions.overview),
-    "/api/sessions/active": Route(GET, sessions.active),
-    "/api/sessions/stale": Route(DELETE, sessions.cancel_stale),
-    "/api/sessions/": Route(DELETE, sessions.cancel),
-    "/api/streams": Route(GET, history.list_streams),
-    "/api/streams/": Route(GET, history.get_stream),
-    "/api/stats": Route(GET, history.get_stats),
-    "/api/providers": Route(GET, history.list_providers),
-    "/api/export": Route(GET, history.export),
+    "/openapi.json": Route(GET, openapi.description_of(lambda: ROUTES), needs_key=False),
+    "/metrics": Route(GET, metrics.metrics, dashboard=True),
+    "/api/status": Route(GET, sessions.overview, dashboard=True),
+    "/api/sessions/active": Route(GET, sessions.active, dashboard=True),
+    "/api/sessions/stale": Route(DELETE, sessions.cancel_stale, dashboard=True),
+    "/api/sessions/": Route(DELETE, sessions.cancel, dashboard=True),
+    "/api/streams": Route(GET, history.list_streams, dashboard=True),
+    "/api/streams/": Route(GET, history.get_stream, dashboard=True),
+    "/api/stats": Route(GET, history.get_stats, dashboard=True),
+    "/api/providers": Route(GET, history.list_providers, dashboard=True),
+    "/api/export": Route(GET, history.export, dashboard=True),
     "/api/stream/message": Route(POST, agent.message),
     "/api/chatkit/session": Route(POST, chatkit.session),
-    "/ws": Route(GET_ONLY, events.listen, websocket=True),
+    "/api/login": Route(GET | POST, login.login, needs_key=False),
+    "/api/logout": Route(POST, login.logout, needs_key=False),
+    "/ws": Route(GET_ONLY, events.listen, websocket=True, dashboard=True),
     "/ws/stream": Route(GET_ONLY, agent_socket.converse, websocket=True),
     "/": Route(GET, dashboard.page, needs_key=False),
     "/static/": Route(GET, dashboard.static, needs_key=False),
@@ -109,6 +119,8 @@ class App:
             get_logger().exception("request_crashed", trace=request.trace, path=request.path)
             if request.response_status is None:
                 await _refuse(request, HttpError(500, "the gateway failed; its log has the details"))
+        if request.response_status is None:  # he has left, and Hypercorn would send a 500 after him
+            request.connection.abort()
 
     def _prepare(self, request: Request, route: Route | None) -> None:
         given = request.header(b"x-request-id")
@@ -132,8 +144,7 @@ class App:
             await self._options(request, route)
             return
         if route is None:
-            there_is = "/v1/chat/completions, /v1/messages or /v1/models"
-            raise HttpError(404, f"there is no {request.path} here; try {there_is}")
+            raise HttpError(404, advice(request.path, ROUTES), code="unknown_path")
         if request.method not in route.methods:
             allowed = ", ".join(sorted(route.methods))
             raise HttpError(
@@ -142,7 +153,7 @@ class App:
                 headers=[(b"allow", allowed.encode())],
             )
         if route.needs_key:
-            self._check_key(request)
+            self._check_key(request, route)
         await route.endpoint(self._gateway, request)
 
     async def _options(self, request: Request, route: Route | None) -> None:
@@ -169,7 +180,7 @@ class App:
         if route is not None and not route.websocket:
             raise HttpError(404, f"{request.path} is no WebSocket; /ws is one, and /ws/stream")
 
-    def _check_key(self, request: Request) -> None:
+    def _check_key(self, request: Request, route: Route) -> None:
         authenticator = self._gateway.authenticator
         if not authenticator.required:
             return
@@ -177,6 +188,8 @@ class App:
         if isinstance(request, WebSocket):  # whose headers are not a page's to choose
             key, where = key or request.query("key"), f"{where}, or as `?key=KEY`"
         request.client = authenticator.identify(request.header(b"authorization"), key)
+        if request.client is None and route.dashboard:  # whose `authorization` may be for a proxy before us
+            request.client = logged_in(self._gateway, request)
         if request.client is None:
             raise HttpError(
                 401,
@@ -184,6 +197,8 @@ class App:
                 code="invalid_api_key",
                 headers=[(b"www-authenticate", b"Bearer")],
             )
+        if route.dashboard:
+            check_dashboard(authenticator.client(request.client))
 
 
 def find_route(path: str) -> Route | None:

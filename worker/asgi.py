@@ -1,13 +1,16 @@
 """ASGI without a framework: a request to read from, a response to write to."""
 
+import contextlib
+import socket
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
 import trio
 
 from shared.records import Dialect
+from worker.dialects.fault import field_in
 
 if TYPE_CHECKING:
     from worker.serve import Connection
@@ -21,12 +24,31 @@ Header = tuple[bytes, bytes]
 JSON = (b"content-type", b"application/json")
 
 
+class ClientConnection(Protocol):
+    """What an endpoint may ask of that on which a request came: `worker.serve.Connection`, a stream of HTTP/2."""
+
+    sending_since: float | None
+
+    def watch(self, on_gone: Callable[[], None] | None) -> None: ...
+
+    def start_soon(self, job: Callable[[], Awaitable[None]]) -> None: ...
+
+    def is_abandoned(self) -> bool: ...
+
+    def has_room(self) -> bool: ...
+
+    def abort(self) -> None: ...
+
+
 class ClientGone(Exception):
     """The client left before its request was complete; there is nobody to answer."""
 
 
 class HttpError(Exception):
-    """An answer that is not 2xx.  `message` is for the caller to read: what was wrong, how to fix it."""
+    """An answer that is not 2xx.  `message` is for the caller to read: what was wrong, how to fix it.
+
+    `param` is the field that is wrong; a 400 whose message begins with one in backticks need not tell it twice.
+    """
 
     def __init__(
         self,
@@ -41,7 +63,7 @@ class HttpError(Exception):
         self.status = status
         self.message = message
         self.code = code
-        self.param = param
+        self.param = param or (field_in(message) if status == 400 else None)
         self.headers = tuple(headers)
 
 
@@ -73,7 +95,7 @@ class Request:
         self.path: str = scope["path"]
         # A repeated header's last value wins; `header_list` is for those that may be repeated.
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.connection: Connection = scope["state"]["connection"]
+        self.connection: ClientConnection = scope["state"]["connection"]
         self.trace = ""
         self.client: str | None = None
         """A fingerprint of the caller's key; None where none is asked for."""
@@ -108,7 +130,12 @@ class Request:
         return ",".join(values) if values else None
 
     async def read_body(self, limit_bytes: int, timeout: float) -> bytes:
-        """The whole body.  `HttpError` 413 above the limit and 408 when it is late, `ClientGone` on disconnect."""
+        """The whole body.  `HttpError` 413 above the limit, 408 when it is late, 415 if it is compressed.
+
+        `ClientGone` on disconnect.
+        """
+        if self.headers.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
+            raise self._encoded()
         length = self.header(b"content-length")
         if length is not None and length.isdigit() and int(length) > limit_bytes:
             raise self._too_large(limit_bytes)
@@ -129,6 +156,15 @@ class Request:
                     return parts[0] if len(parts) == 1 else b"".join(parts)
         raise HttpError(
             408, f"the request's body did not arrive within {timeout:g} s", headers=[(b"connection", b"close")]
+        )
+
+    def _encoded(self) -> HttpError:
+        encoding = (self.header(b"content-encoding") or "")[:40]
+        return HttpError(
+            415,
+            f"the request's body is encoded ({encoding}): send it as it is, not compressed",
+            code="unsupported_encoding",
+            headers=[(b"accept-encoding", b"identity"), (b"connection", b"close")],
         )
 
     @staticmethod
@@ -181,6 +217,7 @@ class WebSocket(Request):
     """
 
     __slots__ = ()
+    connection: "Connection"
 
     def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         super().__init__(scope, receive, send)
@@ -198,6 +235,11 @@ class WebSocket(Request):
         if max_message_chars is not None:
             message["max_message_chars"] = max_message_chars
         await self._send(message)
+
+    def limit_send_buffer(self, size_bytes: int) -> None:
+        """Bound what the kernel keeps for a client that does not read."""
+        with contextlib.suppress(OSError):  # he has left already
+            self.connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size_bytes)
 
     async def send_frames(self, frames: bytes) -> None:
         """Send complete frames (`worker.websocket.text_frame`)."""

@@ -14,6 +14,8 @@ from worker.serve import Server
 
 TICK = 0.1
 BEAT = 1.0
+# With a short `worker_timeout` beats come more often: one or two that are late must not look like a worker that hangs.
+BEATS_IN_TIMEOUT = 4
 # After a pause of the whole process, what waits in the sockets is read before anybody is called overdue.
 LATE = 0.5
 
@@ -33,7 +35,8 @@ async def run_clock(gateway: Gateway, server: Server) -> None:
         if now >= next_beat:
             server.close_overdue()
             gateway.beat(len(server.connections), rss_bytes(), worst_lag)
-            next_beat, worst_lag = now + BEAT, 0.0
+            interval = min(BEAT, gateway.config.server.worker_timeout / BEATS_IN_TIMEOUT)
+            next_beat, worst_lag = now + interval, 0.0
         tick = max(tick + TICK, now)
 
 

@@ -18,6 +18,7 @@ from worker.health import HealthView
 from worker.history import History
 from worker.link import Link
 from worker.listeners import Listeners
+from worker.login import Logins
 from worker.questions import Questions
 from worker.streaming.accounting import Counter
 from worker.streaming.session import Session
@@ -30,6 +31,15 @@ class Sessions:
 
     def __init__(self) -> None:
         self._live: dict[str, Session] = {}
+        self._authenticator: Authenticator | None = None
+        self._over: CancelReason | None = None
+
+    def authorise(self, authenticator: Authenticator) -> None:
+        """End what runs under a key that is no longer known, and whatever may be on its way to here with it."""
+        self._authenticator = authenticator
+        for session in list(self._live.values()):
+            if authenticator.is_revoked(session.start.client):
+                session.cancel("admin")
 
     def __len__(self) -> int:
         return len(self._live)
@@ -37,6 +47,10 @@ class Sessions:
     def add(self, session: Session) -> None:
         """From admission…"""
         self._live[session.start.id] = session
+        if self._authenticator is not None and self._authenticator.is_revoked(session.start.client):
+            session.cancel("admin")
+        if self._over is not None:
+            session.cancel(self._over)
 
     def remove(self, session: Session) -> None:
         """…to its end."""
@@ -53,7 +67,8 @@ class Sessions:
             session.cancel(reason)
 
     def cancel_all(self, reason: CancelReason) -> None:
-        """Cancel what is left."""
+        """Cancel what is left, and what may still come on connections that are there."""
+        self._over = reason
         for session in list(self._live.values()):
             session.cancel(reason)
 
@@ -87,6 +102,7 @@ class Gateway:
         link: Link,
         encoding: tiktoken.Encoding,
         database: str = "",
+        login_secret: bytes = b"",
     ) -> None:
         self.worker = worker
         self.link = link
@@ -100,6 +116,7 @@ class Gateway:
         self.visitors = Visitors()
         self.questions = Questions(link)
         self.history = History(database)
+        self.logins = Logins(login_secret)
         self.keeper = Keeper()
         self.abandoned = AbandonedThreads(link)
         self.toolbox = Toolbox()
@@ -110,6 +127,8 @@ class Gateway:
         """Use `config` for every request from now on."""
         self.config = config
         self.authenticator = Authenticator(config.auth)
+        self.admissions.limited = self.authenticator.limited
+        self.sessions.authorise(self.authenticator)
         self.clients.reconfigure(config, keys)
         self.toolbox.configure(config.agent)
         self.keeper.sandboxes.configure(config)

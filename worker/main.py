@@ -18,9 +18,10 @@ from typing import Literal, assert_never
 import trio
 
 from shared import logs, stackdump
+from shared.config import Config
 from shared.entry import WorkerStart
 from shared.logs import get_logger
-from shared.messages import CancelStream, Configure, Drain, Happened, Health, Ready, Stored, Told, Verdict
+from shared.messages import Accept, CancelStream, Configure, Drain, Happened, Health, Ready, Stored, Told, Verdict
 from shared.privacy import hide_memory
 from shared.tokenizer import load_encoding
 from worker.app import App
@@ -76,13 +77,16 @@ class Worker:
     async def run(self) -> None:
         """Serve until drained.  Records that did not reach the database stay in a file."""
         start = self._start
-        self.gateway = Gateway(start.worker, start.config, start.keys, self._link, load_encoding(), start.database)
-        self.server = Server(App(self.gateway), start.config.server, self._listeners)
+        self.gateway = Gateway(
+            start.worker, start.config, start.keys, self._link, load_encoding(), start.database, start.login_secret
+        )
+        self.server = Server(App(self.gateway), start.config.server, self._listeners, start.keys)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._link.up.run)
-                await nursery.start(self.server.serve)
+                if not start.held:
+                    await nursery.start(self.server.serve)
                 nursery.start_soon(run_clock, self.gateway, self.server)
                 self._link.send(Ready(pid=os.getpid(), generation=start.generation))
                 nursery.start_soon(self._obey_commands)
@@ -94,6 +98,9 @@ class Worker:
         while commands := await self._link.receive():
             for command in commands:
                 match command:
+                    case Accept():
+                        if self._drain_mode is None:
+                            await self._nursery.start(self.server.serve)
                     case Configure(config, keys):
                         logs.configure(config.logging, worker=self._start.worker)
                         if config.auth != self.gateway.config.auth:  # those who may still listen come again
@@ -101,6 +108,7 @@ class Worker:
                         if config.agent.enabled:
                             hide_memory()
                         self.gateway.configure(config, keys)
+                        self._renew_certificate(config, keys)
                     case Drain(mode, timeout):
                         self.drain(mode, timeout)
                     case CancelStream(id, reason):
@@ -121,6 +129,12 @@ class Worker:
         self.gateway.supervisor_gone()
         get_logger().warning("supervisor_gone", action="drain", timeout=ORPHAN_TIMEOUT)
         self.drain("shutdown", ORPHAN_TIMEOUT)
+
+    def _renew_certificate(self, config: Config, keys: dict[str, str]) -> None:
+        try:
+            self.server.offer.configure(config.server, keys)
+        except OSError as error:  # no descriptor is free
+            get_logger().error("certificate_kept", problem=str(error))
 
     def drain(self, mode: Literal["retire", "shutdown"], timeout: float) -> None:
         """Stop accepting now, and end within `timeout` seconds and a grace.  Later calls change mode and deadline."""

@@ -4,7 +4,8 @@ from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
-from shared.config import Config, Model, Price
+from shared.config import Client, Config, Model, Price
+from worker.auth import may_ask
 
 GLOB_CHARS = frozenset("*?[")
 DEFAULT = "default"
@@ -57,9 +58,12 @@ def display_name(config: Config, name: str) -> str:
     return next((model.display_name for model in config.models if model.name == name and model.display_name), name)
 
 
-def known_names(config: Config) -> str:
-    """What to ask for instead of a name that nobody has; for people to read."""
-    return ", ".join(list(public_models(config))[:20]) or "provider/model of " + ", ".join(config.providers)
+def known_names(config: Config, client: Client | None = None) -> str:
+    """What `client` may ask for instead of a name that nobody has; for people to read."""
+    names = ", ".join([name for name in public_models(config) if may_ask(client, name)][:20])
+    if client is not None and client.models:
+        return names or ", ".join(client.models)
+    return names or "provider/model of " + ", ".join(config.providers)
 
 
 def is_glob(name: str) -> bool:

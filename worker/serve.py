@@ -1,7 +1,6 @@
-"""Hypercorn's HTTP on our sockets: one `Connection` for each client, and the `Server` that accepts and drains them.
+"""HTTP on our sockets: one `Connection` for each client, and the `Server` that accepts and drains them.
 
-Hypercorn's protocol code for HTTP/1.1 is used as it is; WebSockets are `worker.websocket`'s.  Its connection class is
-replaced in the three points where a gateway needs more than it gives:
+Hypercorn's connection class is the base.  It is replaced in the three points where a gateway needs more than it gives:
 
 * a send is shielded without a deadline, so a client that stops reading could hold a worker for ever: here a send
   notes when it began, and `abort` releases it;
@@ -16,101 +15,38 @@ import os
 import resource
 import select
 import socket
+import ssl
 import struct
-import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from typing import cast
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, cast
 
 import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Request
-from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
-from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIFramework, ConnectionState, H11SendableEvent
+from hypercorn.typing import ASGIFramework, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from shared import config
 from shared.logs import get_logger
 from worker.asgi import App
-from worker.dialects.openai.errors import error_body
-from worker.websocket import WebSocketStream, handshake_of
+from worker.http1 import Http1
+from worker.http2 import Http2
+from worker.tls import PIECE_BYTES, NotTls, Offer, TlsStream, refuse_clear, why_failed
 
 RECEIVE_BYTES = 65536
 # Descriptors kept free for upstream connections, pipes and files.
 RESERVED_FDS = 256
 # A stream notices a client that doesn't read by itself, and says so in its record; the server comes later.
 SESSION_FIRST = 1.0
+LINGER = 1.0
+READS_AT_ONCE = 16
 _RESET = struct.pack("ii", 1, 0)
-
-
-class _H11(H11Protocol):
-    """Sends a response's head together with the first bytes of its body, and tells a bad request what is wrong."""
-
-    _head = b""
-
-    async def _check_protocol(self, event: h11.Request) -> None:
-        """No way to cleartext HTTP/2: there a send waits for the peer's flow window, out of reach of `abort`."""
-
-    async def _create_stream(self, request: h11.Request) -> None:
-        """Hypercorn's own looks for its WebSockets in every request's headers, one by one."""
-        headers = list(request.headers)
-        handshake = handshake_of(request, headers)
-        client, server, send = self.client, self.server, self.stream_send
-        stream: HTTPStream | WebSocketStream
-        if handshake is None:
-            stream = HTTPStream(
-                self.app, self.config, self.context, self.task_group, self.ssl, client, server, send, STREAM_ID
-            )
-        else:
-            stream = WebSocketStream(handshake, self.app, self.task_group, client, server, send)
-            self.connection = H11WSConnection(cast("h11.Connection", self.connection))
-        self.stream = stream  # type: ignore[assignment]
-        await stream.handle(
-            Request(
-                stream_id=STREAM_ID,
-                headers=headers,
-                http_version=request.http_version.decode(),
-                method=request.method.decode("ascii").upper(),
-                raw_path=request.target,
-                state=self.connection_state,
-            )
-        )
-        self.keep_alive_requests += 1
-
-    async def _send_h11_event(self, event: H11SendableEvent) -> None:
-        try:
-            data = self.connection.send(event)
-        except h11.LocalProtocolError:
-            if self.connection.their_state != h11.ERROR:
-                raise
-            return
-        if isinstance(event, h11.Response):
-            self._head = data  # at least the end of the message follows at once
-            return
-        if self._head:
-            data, self._head = self._head + data, b""
-        if data:
-            await self.send(RawData(data=data))
-
-    async def _send_error_response(self, status_code: int) -> None:
-        reason = "its head is too large" if status_code == 431 else "it is not valid HTTP/1.1"
-        body = error_body(status_code, f"the request was refused: {reason}")
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-            (b"x-request-id", f"req_{uuid.uuid4().hex}".encode()),
-            *self.config.response_headers("h11"),
-        ]
-        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
-        await self._send_h11_event(h11.Data(data=body))
-        await self._send_h11_event(h11.EndOfMessage())
 
 
 class Connection(TCPServer):
@@ -125,6 +61,8 @@ class Connection(TCPServer):
         self.sending_since: float | None = None
         """trio time since when a send has waited for the client to read; None if none does."""
         self._reading = False
+        self._reads = 0
+        """How many have been made without a pause."""
         self._gone = False
         self._on_gone: Callable[[], None] | None = None
 
@@ -147,12 +85,7 @@ class Connection(TCPServer):
         try:
             client = parse_socket_addr(self.socket.family, self.socket.getpeername())
             local = parse_socket_addr(self.socket.family, self.socket.getsockname())
-            async with TaskGroup() as task_group:
-                self._task_group = task_group
-                state = ConnectionState({"connection": self})
-                arguments = (self.app, self.config, self.context, task_group, state, False, client, local)
-                self.protocol = _H11(*arguments, self.protocol_send)  # type: ignore[assignment]
-                await self._read_data()
+            await self._serve(client, local)
         except OSError:
             pass  # the peer vanished between accept and the first look at it
         except Exception:
@@ -161,6 +94,14 @@ class Connection(TCPServer):
             self.server.connections.discard(self)
             with trio.CancelScope(shield=True):  # `_close` waits for nothing: it is two system calls
                 await self._close()
+
+    async def _serve(self, client: Any, local: Any, *, tls: bool = False) -> None:
+        async with TaskGroup() as task_group:
+            self._task_group = task_group
+            state = ConnectionState({"connection": self})
+            arguments = (self.app, self.config, self.context, task_group, state, tls, client, local)
+            self.protocol = Http1(*arguments, self.protocol_send)  # type: ignore[assignment]
+            await self._read_data()
 
     async def protocol_send(self, event: Event) -> None:
         """Hypercorn's way out.  A send can't be cancelled, as h11 has already counted its bytes; `abort` ends it."""
@@ -181,6 +122,9 @@ class Connection(TCPServer):
             if sent == len(data):
                 return
             data = data[sent:]
+        await self._send_slowly(data)
+
+    async def _send_slowly(self, data: bytes) -> None:
         with trio.CancelScope(shield=True):
             async with self.send_lock:
                 self.sending_since = trio.current_time()
@@ -195,7 +139,7 @@ class Connection(TCPServer):
         while True:
             self._reading = True
             try:
-                data = await self.stream.receive_some(RECEIVE_BYTES)
+                data = await self._receive()
             except (trio.ClosedResourceError, trio.BrokenResourceError):
                 break
             finally:
@@ -209,13 +153,50 @@ class Connection(TCPServer):
         await self.protocol.handle(RawData(b""))
         await self.protocol.handle(Closed())
 
+    async def _receive(self) -> bytes:
+        """The next bytes, b"" at the end; handled in the step of the scheduler in which they were read.
+
+        trio's own goes around once more when it had nothing to wait for.  Meanwhile a request is neither in the socket
+        nor in the protocol, and `close_idle` would take its connection for an idle one: a stream begins and is cut.
+        """
+        self._reads += 1
+        if self._reads > READS_AT_ONCE:  # who sends without a pause must not keep the others waiting
+            self._reads = 0
+            await trio.lowlevel.checkpoint()
+        while (fd := self.socket.fileno()) >= 0:
+            try:
+                return os.read(fd, RECEIVE_BYTES)
+            except BlockingIOError:
+                self._reads = 0
+                await trio.lowlevel.wait_readable(fd)
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+        raise trio.ClosedResourceError
+
+    async def linger(self) -> None:
+        """Say that nothing more comes, and read on for a moment; for the task that reads.
+
+        Closing a socket with unread bytes resets the connection, and an answer that is under way may be lost with it
+        (RFC 9112, 9.6).
+        """
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+        with trio.move_on_after(LINGER), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while await self._receive():
+                pass
+
     def is_abandoned(self) -> bool:
         """Whether the client has left while nobody was reading: Hypercorn stops reading behind a pipelined request."""
         return not self._reading and bool(self._poll(select.POLLRDHUP))
 
     def has_input(self) -> bool:
-        """Whether bytes wait in the socket; closing it now would lose a request that is on its way."""
-        return bool(self._poll(select.POLLIN) & select.POLLIN)
+        """Whether bytes wait to be understood; closing it now would lose a request that is on its way."""
+        return bool(self._poll(select.POLLIN) & select.POLLIN) or self._has_unread()
+
+    def _has_unread(self) -> bool:
+        """The same of bytes that were read while the request before them was being answered, or are half a head."""
+        connection = getattr(getattr(self, "protocol", None), "connection", None)
+        return isinstance(connection, h11.Connection) and bool(connection.trailing_data[0])
 
     def has_room(self) -> bool:
         """Whether the socket takes more bytes now; False where the client does not read."""
@@ -233,6 +214,11 @@ class Connection(TCPServer):
         """Close between requests: the reader sees it and `run` ends."""
         self.socket.close()
 
+    def cut_stuck(self, since: float) -> None:
+        """Reset it if a send has waited for the client to read since that time or longer."""
+        if self.sending_since is not None and self.sending_since < since:
+            self.abort()
+
     def abort(self) -> None:
         """Reset the connection at once: a send that waits for the client to read is released."""
         with contextlib.suppress(OSError):
@@ -240,10 +226,81 @@ class Connection(TCPServer):
         self.socket.close()
 
 
+class TlsConnection(Connection):
+    """The same over TLS, where also HTTP/2 may be spoken."""
+
+    def __init__(self, server: "Server", stream: trio.SocketStream, context: ssl.SSLContext) -> None:
+        super().__init__(server, stream)
+        self._tls = TlsStream(stream.socket, context)
+        self.stream = self._tls  # type: ignore[assignment]
+        self._http2: Http2 | None = None
+
+    async def _serve(self, client: Any, local: Any, *, tls: bool = True) -> None:
+        """The handshake is part of the time in which the connection is idle: `close_overdue` bounds it."""
+        try:
+            protocol = await self._tls.handshake()
+        except NotTls:
+            await refuse_clear(self.socket)
+        except (ssl.SSLError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            get_logger().debug("handshake_failed", client=client and client[0], problem=why_failed(error))
+        else:
+            if protocol == "h2":
+                self._http2 = Http2(self.server, self, self._tls, client, local)
+                await self._http2.run()
+            else:
+                await super()._serve(client, local, tls=tls)
+
+    async def _send_all(self, data: bytes) -> None:
+        if len(data) <= PIECE_BYTES and not self.send_lock.locked():
+            if self._tls.put(data):
+                return
+            data = b""  # it is in there
+        await self._send_slowly(data)
+
+    async def _receive(self) -> bytes:
+        return await self._tls.receive_some(RECEIVE_BYTES)
+
+    def has_input(self) -> bool:
+        return self._tls.has_partial or super().has_input()
+
+    def has_room(self) -> bool:
+        return not self._tls.unsent_bytes and super().has_room()
+
+    def close_idle(self) -> None:
+        if self._http2 is not None:
+            self._http2.go_away()
+        self.finish()
+
+    def cut_stuck(self, since: float) -> None:
+        super().cut_stuck(since)
+        if self._http2 is not None:
+            self._http2.cut_stuck(since)
+
+    def finish(self) -> None:
+        """Close, after a note that nothing follows where the client still takes it."""
+        self._tls.end()
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+        self.socket.close()
+
+    async def _close(self) -> None:
+        self.finish()
+
+
 class Server:
     """Accepts on inherited listening sockets until told to stop; knows its open connections."""
 
-    def __init__(self, app: App, settings: config.Server, listeners: Sequence[socket.socket]) -> None:
+    def __init__(
+        self,
+        app: App,
+        settings: config.Server,
+        listeners: Sequence[socket.socket],
+        keys: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.offer = Offer(settings, keys)
+        self.leaving_since: float | None = None
+        """trio time since when other workers accept instead."""
+        self.asgi = app
         self.app = ASGIWrapper(cast("ASGIFramework", app))
         self.context = WorkerContext(None)
         self.connections: set[Connection] = set()
@@ -271,7 +328,10 @@ class Server:
     async def _serve_connection(self, stream: trio.SocketStream) -> None:
         if len(self.connections) >= self._max_connections:
             self._make_room()
-        await Connection(self, stream).run()
+        if self.offer.context is None or stream.socket.family == socket.AF_UNIX:
+            await Connection(self, stream).run()
+        else:
+            await TlsConnection(self, stream, self.offer.context).run()
 
     def _make_room(self) -> None:
         """Give up the connection that has been idle for longest, as nginx does when it runs out of them."""
@@ -281,6 +341,7 @@ class Server:
 
     def stop_accepting(self) -> None:
         """Leave the listening sockets to the other workers; connections go on."""
+        self.leaving_since = trio.current_time()
         self._accepting.cancel()
 
     def close_idle(self, since: float = math.inf) -> None:
@@ -299,8 +360,8 @@ class Server:
         for connection in list(self.connections):
             if connection.idle_since is not None and now - connection.idle_since > self._keep_alive_timeout:
                 connection.close_idle()
-            elif connection.sending_since is not None and now - connection.sending_since > self._send_timeout:
-                connection.abort()
+            else:
+                connection.cut_stuck(now - self._send_timeout)
 
     def abort_all(self) -> None:
         """Reset what is left."""

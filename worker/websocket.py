@@ -232,8 +232,11 @@ def handshake_of(request: h11.Request, headers: list[tuple[bytes, bytes]]) -> Ha
     upgrade = next((value for name, value in headers if name == b"upgrade"), None)
     if upgrade is None or upgrade.strip().lower() != b"websocket" or request.method != b"GET":
         return None
-    handshake = Handshake(headers, request.http_version.decode())
-    return handshake if handshake.is_valid() else None
+    try:
+        handshake = Handshake(headers, request.http_version.decode())
+    except UnicodeDecodeError:  # in one of the lists, which Hypercorn takes for ASCII
+        return None
+    return handshake if handshake.is_valid() and handshake.key is not None else None
 
 
 def text_frame(payload: bytes) -> bytes:

@@ -7,6 +7,7 @@ from shared.config.types import (
     Agent,
     Auth,
     ChatKit,
+    Client,
     Config,
     Cors,
     HealthRules,
@@ -22,6 +23,7 @@ from shared.config.types import (
     Sessions,
     Storage,
     Streaming,
+    Tls,
     Translation,
 )
 
@@ -30,6 +32,7 @@ __all__ = [
     "Auth",
     "Bind",
     "ChatKit",
+    "Client",
     "Config",
     "Cors",
     "HealthRules",
@@ -49,6 +52,7 @@ __all__ = [
     "Storage",
     "Streaming",
     "Tcp",
+    "Tls",
     "Translation",
     "Unix",
     "default_config",

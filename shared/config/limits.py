@@ -1,4 +1,4 @@
-"""From `[rate_limiting]` and what providers say of themselves to the limits that hold."""
+"""From `[rate_limiting]` and what providers and clients say of themselves to the limits that hold."""
 
 from shared.config import schema
 from shared.config.document import Document
@@ -42,16 +42,29 @@ def provider_limit(document: Document, at: Path, section: schema.Provider) -> Ra
     )
 
 
+def client_limit(document: Document, at: Path, section: schema.Client) -> RateLimit | None:
+    """A client's own limit, value by value before those of `[rate_limiting.per_key]`; None: it has none of its own."""
+    everybody = document.file.rate_limiting.per_key
+    if document.file.rate_limiting.enabled is False:
+        everybody = schema.PerKey()
+    if section.requests_per_minute is None and everybody.requests_per_minute is None:
+        _check_burst(document, at, section)
+    rate = section.requests_per_minute or everybody.requests_per_minute
+    if rate is None or (section.requests_per_minute is None and section.burst_size is None):
+        return None
+    return RateLimit(requests_per_minute=rate, burst_size=section.burst_size or everybody.burst_size or _DEFAULT_BURST)
+
+
 def limit_warnings(document: Document) -> list[str]:
     """What is accepted but has no effect."""
     path: Path = ("rate_limiting", "per_key")
     auth = document.file.auth
-    if not document.file.rate_limiting.per_key.given() or auth.keys or auth.keys_env or auth.keys_file:
+    if not document.file.rate_limiting.per_key.given() or any(auth.given().values()):
         return []
     return [f"{document.where(path)}[rate_limiting.per_key] has no effect: without [auth] keys clients are all alike"]
 
 
-def _check_burst(document: Document, at: Path, section: schema.Provider | schema.PerKey) -> None:
+def _check_burst(document: Document, at: Path, section: schema.Provider | schema.PerKey | schema.Client) -> None:
     if section.burst_size is not None:
         path = (*at, "burst_size")
         raise document.fault(path, f"{key_name(path)} means nothing by itself: add requests_per_minute")

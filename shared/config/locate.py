@@ -10,8 +10,10 @@ import msgspec
 import platformdirs
 from msgspec import Struct
 
-from shared.config.parse import Parsed, check_client_key, parse_config
-from shared.config.types import Agent, Auth, Config
+from shared.clientkeys import check_client_key
+from shared.config.auth import with_more_keys
+from shared.config.parse import Parsed, parse_config
+from shared.config.types import Agent, Config
 from shared.errors import ConfigError
 
 FILE_NAME = "config.toml"
@@ -67,8 +69,12 @@ def load_config(option: str | None, env: Mapping[str, str]) -> Loaded:
     parsed = parse_config(text, str(path), env)
     config, warnings = parsed.config, parsed.warnings
     if parsed.auth_keys_file is not None:
-        keys = (*config.auth.keys, *_read_client_keys(Path(parsed.auth_keys_file)))
-        config = msgspec.structs.replace(config, auth=Auth(tuple(dict.fromkeys(keys))))
+        keys_file = Path(parsed.auth_keys_file)
+        keys = _read_client_keys(keys_file)
+        try:
+            config = msgspec.structs.replace(config, auth=with_more_keys(config.auth, keys))
+        except ConfigError as error:
+            raise ConfigError(f"{keys_file}: the file that [auth] keys_file names {error}") from None
     if config.agent.enabled:
         config = msgspec.structs.replace(config, agent=_placed(config.agent, parsed))
         files = [path, *(Path(name) for name in _key_files(config, parsed))]

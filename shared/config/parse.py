@@ -1,24 +1,23 @@
 """From a TOML text to a `Config`: pure, complete, and with one sentence about the first thing that is wrong."""
 
-import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from shared.config import schema
 from shared.config.agent import agent_warnings, resolve_agent, resolve_chatkit
+from shared.config.auth import auth_warnings, resolve_auth
 from shared.config.bind import is_loopback, parse_bind
 from shared.config.document import Document
-from shared.config.faults import key_name
+from shared.config.faults import key_name, table_name
 from shared.config.limits import limit_warnings, resolve_limits
 from shared.config.lines import Path
 from shared.config.models import model_warnings, resolve_models
-from shared.config.providers import beside, check_file_name, check_variable, provider_warnings, resolve_providers
-from shared.config.types import Auth, Config, Cors, HealthRules, Logging, Server, Sessions, Storage, Streaming
+from shared.config.providers import beside, check_file_name, provider_warnings, resolve_providers
+from shared.config.types import Config, Cors, HealthRules, Logging, Server, Sessions, Storage, Streaming, Tls
 from shared.errors import ConfigError
 
-_HASHED_KEY = re.compile(r"sha256:[0-9a-fA-F]{64}")
-_PLAIN_KEY = re.compile(r"[\x21-\x7e]+")
 _STREAMING_KEYS = ("buffer_size", "ping_interval", "early_ping", "max_event_bytes", "max_response_bytes")
 
 
@@ -44,18 +43,19 @@ def parse_config(text: str, source: str | None = None, env: Mapping[str, str] | 
     env = env or {}
     document = Document(text, source)
     file = document.file
-    auth = _auth(document, env)
+    auth = resolve_auth(document, env)
     providers = resolve_providers(document, env)
+    models = resolve_models(document, providers)
     config = Config(
         source=source,
-        server=_server(document, guarded=bool(auth.keys or file.auth.keys_file)),
+        server=_server(document, guarded=auth.required or file.auth.keys_file is not None),
         auth=auth,
         cors=_cors(document),
         streaming=Streaming(
             **{key: value for key, value in file.proxy.streaming.given().items() if key in _STREAMING_KEYS}
         ),
         providers=providers,
-        models=resolve_models(document, providers),
+        models=models,
         rate_limiting=resolve_limits(document),
         health=HealthRules(**file.health.given()),
         sessions=Sessions(**file.sessions.given()),
@@ -69,6 +69,7 @@ def parse_config(text: str, source: str | None = None, env: Mapping[str, str] | 
         config=config,
         warnings=(
             *provider_warnings(document),
+            *auth_warnings(document, models, providers),
             *limit_warnings(document),
             *model_warnings(document),
             *agent_warnings(document),
@@ -84,24 +85,27 @@ def default_config(env: Mapping[str, str]) -> Config:
     return parse_config("", None, env).config
 
 
-def check_client_key(key: str) -> None:
-    """That a client could send `key`; raises `ConfigError` with half a sentence, and without the key."""
-    if key.startswith("sha256:"):
-        if not _HASHED_KEY.fullmatch(key):
-            raise ConfigError("must have 64 hexadecimal digits after sha256:, as sha256sum prints them")
-    elif not _PLAIN_KEY.fullmatch(key):
-        raise ConfigError("must be one or more visible ASCII characters, without spaces")
-
-
 def _server(document: Document, *, guarded: bool) -> Server:
     section = document.file.server
-    values = section.given(without=("bind",))
+    values = section.given(without=("bind", "tls"))
     keep_alive_timeout = document.file.proxy.streaming.keep_alive_timeout
     if keep_alive_timeout is not None:
         values.setdefault("keep_alive_timeout", keep_alive_timeout)
     if section.bind is not None:
         values["bind"] = _binds(document, section.bind, guarded=guarded)
-    return Server(**values)
+    return Server(tls=None if section.tls is None else _tls(document, section.tls), **values)
+
+
+def _tls(document: Document, section: schema.Tls) -> Tls:
+    at: Path = ("server", "tls")
+    check_file_name(document, (*at, "cert"), section.cert)
+    check_file_name(document, (*at, "key"), section.key)
+    cert, key = section.cert, section.key
+    if cert is None or key is None:
+        missing = "cert" if cert is None else "key"
+        raise document.fault(at, f'{table_name(at)} has no {missing}: add {missing} = "the path of a file of PEM"')
+    values = section.given(without=("cert", "key"))
+    return Tls(cert=beside(document.source, cert), key=beside(document.source, key), **values)
 
 
 def _binds(document: Document, value: str | list[str], *, guarded: bool) -> tuple[str, ...]:
@@ -124,35 +128,9 @@ def _binds(document: Document, value: str | list[str], *, guarded: bool) -> tupl
             raise document.fault(
                 path,
                 f"{what} can be reached from other machines, but there are no client keys: add [auth] with"
-                ' keys = ["a long random string"], or bind 127.0.0.1',
+                ' keys = ["a long random string"], run `kimi-proxy key add NAME`, or bind 127.0.0.1',
             )
     return tuple(texts)
-
-
-def _auth(document: Document, env: Mapping[str, str]) -> Auth:
-    section = document.file.auth
-    at: Path = ("auth", "keys")
-    for index, key in enumerate(section.keys):
-        _check_key(document, (*at, index), key_name((*at, index)), key)
-    check_variable(document, ("auth", "keys_env"), section.keys_env)
-    check_file_name(document, ("auth", "keys_file"), section.keys_file)
-    keys = list(section.keys)
-    if section.keys_env is not None:
-        path: Path = ("auth", "keys_env")
-        found = env.get(section.keys_env, "").replace(",", " ").split()
-        if not found:
-            raise document.fault(path, f"{key_name(path)} names {section.keys_env}, which is not set: set it to a key")
-        for key in found:
-            _check_key(document, path, f"a key in {section.keys_env}", key)
-        keys += found
-    return Auth(tuple(dict.fromkeys(keys)))
-
-
-def _check_key(document: Document, path: Path, what: str, key: str) -> None:
-    try:
-        check_client_key(key)
-    except ConfigError as error:
-        raise document.fault(path, f"{what} {error}") from None
 
 
 def _cors(document: Document) -> Cors:

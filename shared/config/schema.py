@@ -34,6 +34,12 @@ class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return {name: value for name, value in values.items() if value is not None and name not in without}
 
 
+class Tls(Section, frozen=True):
+    cert: str | None = None
+    key: str | None = None
+    http2: bool | None = None
+
+
 class Server(Section, frozen=True):
     bind: str | list[str] | None = None
     workers: Annotated[int, Meta(ge=1, le=512)] | None = None
@@ -47,6 +53,16 @@ class Server(Section, frozen=True):
     send_timeout: Wait | None = None
     max_body_bytes: Bytes | None = None
     max_header_bytes: Annotated[int, Meta(ge=1024, le=2**24)] | None = None
+    tls: Tls | None = None
+
+
+class Client(Section, frozen=True):
+    key: str
+    models: list[str] | None = None
+    requests_per_minute: Rate | None = None
+    burst_size: Rate | None = None
+    max_concurrent: Rate | None = None
+    dashboard: bool = True
 
 
 class Auth(Section, frozen=True):
@@ -55,6 +71,7 @@ class Auth(Section, frozen=True):
     """The variable that holds client keys, separated by commas or white space."""
     keys_file: str | None = None
     """A file with one client key a line."""
+    clients: dict[str, Client] = {}
 
 
 class Cors(Section, frozen=True):

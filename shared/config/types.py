@@ -8,7 +8,18 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from shared.clientkeys import fingerprint
 from shared.records import Dialect
+
+
+class Tls(Struct, frozen=True, kw_only=True):
+    """HTTPS on all TCP sockets; files of PEM, absolute, read again at each reload."""
+
+    cert: str
+    """The certificate, and those between it and the root."""
+    key: str
+    http2: bool = True
+    """Offer HTTP/2 by ALPN."""
 
 
 class Server(Struct, frozen=True, kw_only=True):
@@ -33,12 +44,47 @@ class Server(Struct, frozen=True, kw_only=True):
     """A client that takes nothing for this long is cut off."""
     max_body_bytes: int = 32 * 1024 * 1024
     max_header_bytes: int = 64 * 1024
+    tls: Tls | None = None
+
+
+class RateLimit(Struct, frozen=True, kw_only=True):
+    """A bucket of `burst_size` requests that fills up at `requests_per_minute`."""
+
+    requests_per_minute: int
+    burst_size: int
+
+
+class Client(Struct, frozen=True, kw_only=True):
+    """One of those who have a key of their own."""
+
+    name: str
+    key: str
+    """`sha256:<hex>`."""
+    models: tuple[str, ...] = ()
+    """Names or globs of what it may ask for, as it names them; empty: everything."""
+    rate_limit: RateLimit | None = None
+    """None: `[rate_limiting.per_key]`'s."""
+    max_concurrent: int | None = None
+    dashboard: bool = True
+    """Whether it may see and cancel what others do: the dashboard, `/api/*`, `/metrics`, `/ws`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What records and logs call its key."""
+        return fingerprint(self.key)
 
 
 class Auth(Struct, frozen=True):
     """Client keys, as they are or as `sha256:<hex>`; none means that everybody on loopback may ask."""
 
     keys: tuple[str, ...] = ()
+    """Those without a name, which may do everything."""
+    clients: tuple[Client, ...] = ()
+
+    @property
+    def required(self) -> bool:
+        """Whether a key is needed at all."""
+        return bool(self.keys or self.clients)
 
 
 class Cors(Struct, frozen=True, kw_only=True):
@@ -60,13 +106,6 @@ class Streaming(Struct, frozen=True, kw_only=True):
     max_event_bytes: int = 16 * 1024 * 1024
     max_response_bytes: int = 64 * 1024 * 1024
     """The largest non-streaming response that is relayed."""
-
-
-class RateLimit(Struct, frozen=True, kw_only=True):
-    """A bucket of `burst_size` requests that fills up at `requests_per_minute`."""
-
-    requests_per_minute: int
-    burst_size: int
 
 
 class RateLimiting(Struct, frozen=True, kw_only=True):

@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(str(error))
         return 2
     except KimiProxyError as error:
-        say(str(error))
+        say(str(error), "error")
         return 1
     except OSError as error:
         problem = error.strerror or str(error)
-        say(f"{error.filename}: {problem}" if error.filename else problem)
+        say(f"{error.filename}: {problem}" if error.filename else problem, "error")
         return 1
     return code

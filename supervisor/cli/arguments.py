@@ -39,7 +39,9 @@ def make_parser() -> argparse.ArgumentParser:
     command("run", "run:run", "serve in the foreground, logging to stderr", config=True)
     command("start", "start:start", "serve in the background, and return when it is ready", config=True)
     command("stop", "stop:stop", "stop the service, letting its streams finish")
-    command("restart", "start:restart", "stop the service if it runs, and start it", config=True)
+    command(
+        "restart", "start:restart", "have a new process take over, without cutting a stream; or start it", config=True
+    )
     command("reload", "admin:reload", "read the configuration again, without ending a stream")
     _json(command("status", "status:status", "show the service at a glance"))
     top = command("top", "top:top", "watch the service live: streams, workers, providers")
@@ -67,6 +69,8 @@ def make_parser() -> argparse.ArgumentParser:
     logs.add_argument("-n", "--lines", metavar="N", type=_count, default=50, help="how many lines (default: 50)")
     command("dump-stacks", "admin:dump_stacks", "write the stacks of every process to the log")
     command("check-config", "config:check_config", "check the configuration and tell what it means", config=True)
+    _install(command("install-service", "install:install_service", "write units for systemd, and say what comes next"))
+    _key(command("key", "key:list_keys", "make, show and revoke the keys of clients"))
     tokens = command("count-tokens", "tokens:count_tokens", "count the tokens (o200k) of a text")
     tokens.add_argument("text", metavar="TEXT", nargs="?", default="-", help="the text; - or nothing: standard input")
     command("version", "version:version", "show the version")
@@ -87,6 +91,41 @@ def _sessions(sessions: argparse.ArgumentParser) -> None:
     )
 
 
+def _key(key: argparse.ArgumentParser) -> None:
+    actions = key.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    def action(name: str, handler: str, help: str) -> argparse.ArgumentParser:
+        sub = actions.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+        sub.set_defaults(handler=handler)
+        sub.add_argument("--config", metavar="PATH", help="the configuration file (default: the running service's)")
+        return sub
+
+    add = action("add", "key:add", "make a key for a client, and show it once; the configuration gets its hash")
+    add.add_argument("name", metavar="NAME", help="what logs, limits and lists call the client")
+    help = "what it may ask for, as in 'claude-*' (default: all)"
+    add.add_argument("--models", metavar="GLOB", nargs="+", action="extend", help=help)
+    add.add_argument("--requests-per-minute", metavar="N", type=_number)
+    add.add_argument("--burst-size", metavar="N", type=_number, help="how many of them at once")
+    add.add_argument("--max-concurrent", metavar="N", type=_number, help="streams at the same time")
+    add.add_argument("--no-dashboard", action="store_true", help="it may not see, nor cancel, what others do")
+    add.add_argument("--key", metavar="-", choices=["-"], help="take the key from standard input")
+    _json(action("list", "key:list_keys", "show names, fingerprints and limits; never keys"))
+    revoke = action("revoke", "key:revoke", "take a key away, and cancel the streams that it has")
+    revoke.add_argument("which", metavar="NAME|FINGERPRINT")
+
+
+def _install(install: argparse.ArgumentParser) -> None:
+    kind = install.add_mutually_exclusive_group()
+    help = "for the machine, as root (the default for root)"
+    kind.add_argument("--system", dest="kind", action="store_const", const="system", help=help)
+    help = "for one user, without root (the default for others)"
+    kind.add_argument("--user", dest="kind", action="store_const", const="user", help=help)
+    install.add_argument("--config", metavar="PATH", help="the configuration (default: the system's or the user's)")
+    install.add_argument("--dry-run", action="store_true", help="show the files, and write nothing")
+    install.add_argument("--force", action="store_true", help="replace files that differ")
+    install.add_argument("--uninstall", action="store_true", help="remove the units; configuration and records stay")
+
+
 def _json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="as one JSON object")
 
@@ -101,6 +140,12 @@ def _filters(command: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", metavar=metavar, action="append")
     group.add_argument("--min-duration", metavar="SECONDS", help="streams that took at least so long")
     group.add_argument("--text", metavar="TEXT", help="a part of the stream's id, its trace or its session")
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text[:8]) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000000")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -40,13 +40,12 @@ def launch(paths: Paths, config: str | None, env: Mapping[str, str], timeout: fl
         try:
             log_start = os.fstat(log).st_size
             process = subprocess.Popen(
-                [*_interpreter(), "-m", "supervisor", "run", *(["--config", config] if config else [])],
+                [*command(), *(["--config", config] if config else [])],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={name: value for name, value in env.items() if name not in _NOT_PASSED_ON}
-                | {"NOTIFY_SOCKET": address},
+                env=child_environment(env) | {"NOTIFY_SOCKET": address},
             )
         finally:
             os.close(log)
@@ -60,6 +59,11 @@ def launch(paths: Paths, config: str | None, env: Mapping[str, str], timeout: fl
             raise StartError(_last_words(paths.log_file, log_start, process.returncode))
         process.returncode = 0  # a daemon now, which outlives us: keeps Popen from warning that nobody waits for it
         return process.pid
+
+
+def child_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """What a service that we start gets of our environment."""
+    return {name: value for name, value in env.items() if name not in _NOT_PASSED_ON}
 
 
 def stop(pid: int, paths: Paths, graceful_timeout: float) -> None:
@@ -96,10 +100,14 @@ def stop(pid: int, paths: Paths, graceful_timeout: float) -> None:
         os.close(pidfd)
 
 
-def _interpreter() -> list[str]:
-    """Python as a child needs it to find the modules we were found as."""
+def command(*, elsewhere: bool = False) -> list[str]:
+    """The command line of `run`, with Python as a child needs it to find the modules we were found as.
+
+    `elsewhere`: the child begins in another folder than this process is in.
+    """
     # -P: the folder we are called from is never a source of modules, unless it is a source tree used uninstalled.
-    return [sys.executable] if Path.cwd() == _SOURCE_TREE else [sys.executable, "-P"]
+    options = [] if Path.cwd() == _SOURCE_TREE and not elsewhere else ["-P"]
+    return [sys.executable, *options, "-m", "supervisor", "run"]
 
 
 def _send_sigterm(pidfd: int, pid: int) -> None:

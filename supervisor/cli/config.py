@@ -3,6 +3,7 @@
 import argparse
 import os
 
+from shared.certificate import certificate_warnings
 from shared.config import Config
 from shared.config.locate import load_config
 from shared.keys import resolve_keys
@@ -13,7 +14,7 @@ def check_config(arguments: argparse.Namespace) -> int:
     """Tell where the configuration is and what it means; 1 with file, line and key if it is wrong."""
     loaded = load_config(arguments.config, os.environ)
     keys = resolve_keys(loaded.config, os.environ)
-    for warning in loaded.warnings:
+    for warning in (*loaded.warnings, *certificate_warnings(loaded.config.server.tls, keys)):
         say(f"warning: {warning}")
     print(f"{loaded.path or 'the built-in configuration'}: OK")
     print(_summary(loaded.config, keys))

@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from supervisor.cli.live import LiveStream
+from supervisor.cli.live import LiveStream, finishing
 from supervisor.cli.text import clip, columns, duration, printable, size
 from supervisor.control import ProviderStatus, StatusReply, WorkerStatus
 
@@ -100,7 +100,8 @@ def _header(status: StatusReply, streams: list[LiveStream]) -> list[list[Cell]]:
         ("crashes", status.crash_loop),
         ("storage", status.storage.problem),
     )
-    return lines + [[(f"{name}  {problem}", "bad")] for name, problem in problems if problem]
+    lines += [[(f"{name}  {problem}", "bad")] for name, problem in problems if problem]
+    return lines + [[(f"elder    {finishing(elder)}", "plain")] for elder in status.elders]
 
 
 def _enough(serving: int, status: StatusReply) -> Tone:

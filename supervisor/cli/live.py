@@ -6,7 +6,7 @@ from msgspec import Struct
 from shared.errors import ControlError
 from shared.paths import Paths
 from supervisor.cli.client import request
-from supervisor.control import Refused, Reply, Sessions, SessionsReply, Status, StatusReply
+from supervisor.control import ElderStatus, Refused, Reply, Sessions, SessionsReply, Status, StatusReply
 
 TIMEOUT = 5.0
 
@@ -53,6 +53,11 @@ def live_streams(reply: SessionsReply) -> list[LiveStream]:
     except msgspec.ValidationError as error:
         raise misfit(reply) from error
     return sorted(streams, key=lambda stream: -stream.age)
+
+
+def finishing(elder: ElderStatus) -> str:
+    """What a supervisor still does that the one that serves has replaced."""
+    return f"pid {elder.pid} finishes {elder.streams} stream{'' if elder.streams == 1 else 's'}"
 
 
 def misfit(reply: Reply) -> ControlError:

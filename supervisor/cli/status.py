@@ -5,7 +5,7 @@ import os
 import time
 
 from supervisor.cli.client import NotRunningError, control_paths
-from supervisor.cli.live import ask_status
+from supervisor.cli.live import ask_status, finishing
 from supervisor.cli.out import show_json
 from supervisor.cli.text import duration, say, size, table
 from supervisor.control import ProviderStatus, StatusReply, WorkerStatus
@@ -54,6 +54,8 @@ def render(reply: StatusReply, now: float) -> str:
     ]
     serving = sum(worker.state == "serving" for worker in reply.workers)
     facts.append(("workers", f"{serving} of {reply.workers_wanted} serving"))
+    for elder in reply.elders:
+        facts.append(("elder", finishing(elder)))
     blocks = [f"kimi-proxy {reply.version}", "\n".join(f"  {name:<8} {text}" for name, text in facts)]
     if reply.workers:
         blocks.append(_workers(reply.workers))

@@ -23,8 +23,12 @@ def stop(_arguments: argparse.Namespace) -> int:
     if pid is None:
         say("not running")
         return 0
-    stop_running(paths)
-    say(f"stopped (pid {pid})")
+    while pid is not None:
+        stop_running(paths)
+        say(f"stopped (pid {pid})")
+        before, pid = pid, running_pid(paths.instance_lock)  # another one may have taken over just then
+        if pid == before:
+            raise ControlError(f"pid {pid} still runs")
     return 0
 
 

@@ -4,10 +4,12 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from shared.journal import priority_prefix
 
-def say(message: str) -> None:
-    """One message on stderr."""
-    print(f"kimi-proxy: {message}", file=sys.stderr, flush=True)
+
+def say(message: str, level: str = "notice") -> None:
+    """One message on stderr; where that is systemd's journal, of this level."""
+    print(f"{priority_prefix(level)}kimi-proxy: {message}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

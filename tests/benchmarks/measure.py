@@ -44,6 +44,8 @@ class Measurement:
     """The processes that do the work."""
     service: Cost | None
     """All processes of the row."""
+    growth: dict[str, int] | None = None
+    """By how much `rss` and `pss` of the whole row, in bytes, had grown since before the load, as the window ended."""
 
 
 class Meter:
@@ -52,6 +54,8 @@ class Meter:
     def __init__(self, root: int) -> None:
         depths = procs.tree(root)
         self.workers, self.service = procs.workers(depths), list(depths)
+        self.idle = procs.memory_bytes(self.service)
+        """RSS and PSS of the whole row before the load."""
         self.began: dict[int, float] = {}
 
     def start(self) -> None:
@@ -109,7 +113,12 @@ def measure(row: Row, scenario: Scenario, round_number: int, core: int | None) -
         transit_ms=result["transit_ms"],
         workers=costs[0] if costs else None,
         service=costs[1] if costs else None,
+        growth=_growth(meter.idle, memory[1]) if meter is not None else None,
     )
+
+
+def _growth(before: tuple[int, int], after: tuple[int, int]) -> dict[str, int]:
+    return {name: late - early for name, early, late in zip(("rss", "pss"), before, after, strict=True)}
 
 
 def read_report(process: "subprocess.Popen[bytes]", what: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from measure import Cost, Measurement
-from scenarios import PACED_HZ, Scenario
+from scenarios import CROWD_HZ, PACED_HZ, Scenario
 
 PRODUCT = "kimi-proxy"
 TRANSLATING = "kimi-proxy, translating"
@@ -16,6 +16,7 @@ SPIKE_STREAMS = 400
 """Of 20 chunks a second each, in the spikes' figures per chunk."""
 SATURATED = 0.95
 """A row that passes on less than this part of the paced chunks in time is saturated: its latencies mean nothing."""
+KIB = 1024
 MIB = 1024 * 1024
 
 
@@ -113,6 +114,39 @@ def main_table(results: Results) -> str:
             cells = [f"{row}, whole service", "", "", "", *cpu_cells(results, row, True), memory_cell(service), ""]
             lines.append(cells)
     return table(header, lines)
+
+
+def crowd_table(results: Results) -> str:
+    """The rows under very many streams at once."""
+    scenario = results.scenarios["crowd"]
+    header = ["", "streams", "cut", "added inter-chunk delay, ms p50 / p99", "added time to first chunk, ms p50 / p99"]
+    header += ["CPU µs/chunk", "of a core", "memory per stream, KiB RSS / PSS", "chunks/s"]
+    lines = []
+    for row in results.rows():
+        found = results.of(row, "crowd")
+        cut = sum(sum(m.errors.values()) for m in found)
+        best = min(found, key=lambda m: m.core_share)
+        cells = [row, f"{scenario.concurrency:,}", str(cut), latency_cell(results, row, "crowd", "transit_ms")]
+        cells.append(latency_cell(results, row, "crowd", "first_chunk_ms"))
+        cells.append(number(results.best_cpu(row, "crowd", whole=True)))
+        cells.append(f"{best.core_share:.0%}" if best.service is not None else "")
+        grown = best.growth
+        cells.append(
+            "" if grown is None else " / ".join(f"{grown[of] / scenario.concurrency / KIB:.1f}" for of in grown)
+        )
+        lines.append([*cells, f"{max(m.rate for m in found):,.0f}"])
+    return table(header, lines)
+
+
+def crowd_notes(results: Results) -> str:
+    """How to read that table."""
+    scenario = results.scenarios["crowd"]
+    return (
+        f"{scenario.concurrency:,} streams at once × {CROWD_HZ} chunks/s for {scenario.seconds:g} s, all begun in the "
+        f"{scenario.warmup:g} s before. A stream is cut unless it is complete to its last event. Times are what a row "
+        "adds to `direct`, whose own stand in brackets. CPU and memory: of the whole service; memory per stream is by "
+        "how much that had grown since before the load, divided by the streams, buffers of the code included."
+    )
 
 
 def latency_cell(results: Results, row: str, scenario: str, which: str) -> str:

@@ -1,6 +1,7 @@
 """The benchmark: what a gateway adds to a stream, side by side with nginx and with nothing.
 
     python tests/benchmarks/run.py [--quick] [--peers] [--rows direct,nginx,kimi-proxy,…] [--json FILE]
+    python tests/benchmarks/run.py --scenario crowd         # 2,000 streams at once for 60 s, on three rows
 
 One run starts a mock upstream and every row, then interleaves them: each round runs each scenario on each row in turn,
 every second round backwards, so that a slow spell of the machine hits all alike.  The measured processes have one core,
@@ -27,10 +28,11 @@ import procs
 import report
 from measure import measure
 from rows import STARTERS, NotReady, Row, Skipped, Stage, installed
-from scenarios import scenarios
+from scenarios import crowd, scenarios
 
 MOCK = Path(__file__).with_name("mock_upstream.py")
 ROWS = ("direct", "nginx", "kimi-proxy", "listened", "translating")
+CROWD_ROWS = ("direct", "nginx", "kimi-proxy")
 PEERS = ("litellm", "portkey")
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BUSY = 0.2
@@ -86,15 +88,24 @@ def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="What a gateway adds to a stream, beside nginx and nothing.")
     parser.add_argument("--quick", action="store_true", help="shorter windows, 100 paced streams instead of 400")
-    parser.add_argument("--seconds", type=float, metavar="S", help="length of each window (default 3, quick 1)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N")
-    parser.add_argument("--rows", default=",".join(ROWS), help=f"comma-separated, of {', '.join(STARTERS)}")
+    parser.add_argument(
+        "--scenario", choices=("all", "crowd"), default="all", help="crowd: 2,000 streams at once, and nothing else"
+    )
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="length of each window (default 3, quick 1; crowd 60, quick 2)"
+    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="default 3; crowd 1")
+    parser.add_argument("--rows", help=f"comma-separated, of {', '.join(STARTERS)}; default {','.join(ROWS)}")
     parser.add_argument("--peers", action="store_true", help=f"also {' and '.join(PEERS)}, where installed")
     parser.add_argument("--kimi-proxy", metavar="PROGRAM", help="default: bin/kimi-proxy of this checkout")
     parser.add_argument("--litellm", metavar="PATH", help="its venv or program (default: on PATH)")
     parser.add_argument("--portkey", metavar="PATH", help="folder of the npm package @portkey-ai/gateway")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
     parsed = parser.parse_args()
+    is_crowd = parsed.scenario == "crowd"
+    parsed.rounds = (1 if is_crowd else 3) if parsed.rounds is None else parsed.rounds
+    parsed.rows = parsed.rows or ",".join(CROWD_ROWS if is_crowd else ROWS)
+    parsed.seconds = parsed.seconds or ((2.0 if parsed.quick else 60.0) if is_crowd else 1.0 if parsed.quick else 3.0)
     parsed.rows = list(dict.fromkeys(parsed.rows.split(",") + (list(PEERS) if parsed.peers else [])))
     if unknown := set(parsed.rows) - set(STARTERS):
         parser.error(f"no such row: {', '.join(sorted(unknown))} (there are {', '.join(STARTERS)})")
@@ -106,7 +117,8 @@ def options() -> argparse.Namespace:
 def run(parsed: argparse.Namespace) -> int:
     """Everything between the command line and the exit status."""
     cores = procs.Cores.choose()
-    loads = scenarios(parsed.seconds or (1.0 if parsed.quick else 3.0), parsed.quick)
+    is_crowd = parsed.scenario == "crowd"
+    loads = [crowd(parsed.seconds, parsed.quick)] if is_crowd else scenarios(parsed.seconds, parsed.quick)
     measurements = []
     load_before = os.getloadavg()[0]
     with contextlib.ExitStack() as stack:
@@ -132,8 +144,11 @@ def run(parsed: argparse.Namespace) -> int:
         about = machine(cores, rows, load_before)
     results = report.Results({load.name: load for load in loads}, measurements)
     command = shlex.join(["python", "tests/benchmarks/run.py", *sys.argv[1:]])
-    parts = [f"`{command}`", "\n".join(about), report.main_table(results), report.notes(results, parsed.rounds)]
-    parts.append(report.ratio_table(results))
+    parts = [f"`{command}`", "\n".join(about)]
+    if is_crowd:
+        parts += [report.crowd_table(results), report.crowd_notes(results)]
+    else:
+        parts += [report.main_table(results), report.notes(results, parsed.rounds), report.ratio_table(results)]
     if load_before > BUSY * len(procs.usable_cores()):
         parts.append("The machine was busy with other things before the run: measure again when it is quiet.")
     if missing:

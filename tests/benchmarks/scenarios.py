@@ -1,4 +1,7 @@
-"""What is asked of every row: five loads, each of them a mode of the mock upstream and a way of asking for it."""
+"""What is asked of every row: five loads, each of them a mode of the mock upstream and a way of asking for it.
+
+A sixth, `crowd`, is run by itself, on rows that have not been asked for anything else: it is also about memory.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -7,6 +10,9 @@ from wire import is_paced
 
 BURST_EVENTS = 1000
 PACED_HZ = 20
+CROWD, CROWD_HZ = 2000, 2
+"""As many people as read along: two chunks a second are some three words.  At this pace nginx, the mock and the
+load generator have most of their core to spare, so that what a row adds is its own."""
 
 Unit = Literal["request", "event", "chunk"]
 
@@ -81,3 +87,19 @@ def scenarios(seconds: float, quick: bool) -> list[Scenario]:
     # at a time: only then does nginx come near the figure per chunk that spike S3 was compared with.
     ticked = replace(paced, name="ticked", title=f"ticked c={streams}", model=f"ticked-{events}-{PACED_HZ}")
     return [json_1, json_32, burst, paced, ticked]
+
+
+def crowd(seconds: float, quick: bool) -> Scenario:
+    """Very many streams at once, each at the pace of a reader; they come over ten seconds and outlast the window."""
+    streams, ramp = (200, 1.0) if quick else (CROWD, 10.0)
+    events = int(CROWD_HZ * (ramp + seconds + 1.0))
+    return Scenario(
+        name="crowd",
+        title=f"crowd c={streams}",
+        model=f"paced-{events}-{CROWD_HZ}",
+        concurrency=streams,
+        expected_marks=events,
+        unit="chunk",
+        seconds=seconds,
+        warmup=ramp,
+    )

@@ -35,6 +35,15 @@ def test_direct_row_is_complete(tmp_path: Path) -> None:
     assert "| direct |" in done.stdout
 
 
+def test_a_crowd_is_complete() -> None:
+    """Many streams at once: none is cut, and there is one line for them."""
+    command = [sys.executable, str(HERE / "run.py"), "--rows", "direct", "--quick", "--scenario", "crowd"]
+    done = subprocess.run([*command, "--seconds", "0.5"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("| direct")]
+    assert [cell.strip() for cell in line.split("|")][2:4] == ["200", "0"]
+
+
 def load(port: int, model: str, expected: int, *options: str) -> dict[str, Any]:
     """A short load's result."""
     command = [sys.executable, HERE / "load.py", f"--port={port}", f"--model={model}", f"--expected-marks={expected}"]

@@ -13,6 +13,7 @@ import sys
 from fakes.admin import AdminServer, status_reply
 
 from shared.paths import resolve_paths
+from supervisor.control import NO_REQUEST, Refused, Reply, Request, Upgrade
 from supervisor.instance import InstanceLock
 from supervisor.sdnotify import Notifier
 
@@ -45,7 +46,12 @@ def main() -> int:
     }
     (paths.state / "born.json").write_text(json.dumps(born))
     reply = status_reply(pid=os.getpid(), config_source=config)
-    with InstanceLock.acquire(paths.instance_lock), AdminServer(paths.admin_socket, lambda _: reply):
+
+    def answer(request: Request) -> Reply:
+        """As one that is older than the hand-over."""
+        return Refused(f"{NO_REQUEST}: Upgrade") if isinstance(request, Upgrade) else reply
+
+    with InstanceLock.acquire(paths.instance_lock), AdminServer(paths.admin_socket, answer):
         notifier.status("starting 2 workers")
         if behaviour != "mute":
             notifier.ready("2 workers")

@@ -371,7 +371,7 @@ async def serve_gateway(
     down_read, down_write = open_pipe()
     link = Link(up_write, down_read)
     gateway = Gateway(1, config, keys or {}, link, load_encoding())
-    server = serve.Server(App(gateway), config.server, [listener])
+    server = serve.Server(App(gateway), config.server, [listener], keys or {})
     running = RunningGateway(gateway, server, port, FrameReader(up_read), FrameWriter(down_write))
     try:
         with trio.fail_after(TIMEOUT):

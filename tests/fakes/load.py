@@ -70,6 +70,7 @@ class Client:
         self._address = ("127.0.0.1", port)
         self._receive_buffer = receive_buffer
         self._h11 = h11.Connection(h11.CLIENT)
+        self.connected = False
 
     async def __aenter__(self) -> Self:
         """Connects; `OSError` when refused."""
@@ -83,6 +84,7 @@ class Client:
             raise
         self.socket = sock
         self.port: int = sock.getsockname()[1]
+        self.connected = True
         return self
 
     async def __aexit__(self, *_: object) -> None:

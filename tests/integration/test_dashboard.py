@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from functools import partial
+from hashlib import sha256
 
 import msgspec
 import pytest
@@ -224,21 +225,56 @@ async def test_a_key_is_asked_for(browser, tmp_path, port, upstream):
         assert await page.evaluate(problems) == ""
         await page.click("button", "Enter key")
         await page.call("Input.insertText", text=f" {KEY} ")
-        await page.click("button", "Use key")
+        await page.press("Tab")
+        assert await page.evaluate("document.activeElement.id") == "key-use"
+        await page.press("Enter")
         await page.wait_text("#connection", "Live")
         await page.wait_text("#history-table", "fake/text-5")
         assert not await page.evaluate("document.querySelector('#key').open")
         await page.click("button", "Export JSON")
         [one] = json.loads((await downloaded(tmp_path, "json")).read_bytes())
         assert one["model"] == "fake/text-5"
-        await page.reload()  # the tab keeps it
+        assert await page.evaluate("sessionStorage.length + localStorage.length") == 0
+        assert await page.evaluate("document.cookie") == ""  # scripts can't see it
+        await page.reload()
         await page.wait_text("#connection", "Live")
-        await page.click("button", "Forget key")
-        await page.wait_text("#key", "This gateway needs a key")
-        assert await page.evaluate("sessionStorage.length") == 0
+        fingerprint = sha256(KEY.encode()).hexdigest()[:12]
+        await page.wait_text("#log-out", f"Log out {fingerprint}")
+        await page.focus("button", f"Log out {fingerprint}")
+        await page.press("Enter")
+        await page.wait("document.activeElement?.id === 'key-input'")  # on a new page
         assert "fake/text-5" not in await page.evaluate("document.body.textContent")
         await page.press("Escape")
         await page.wait_text("#connection", "A key is needed")
+        assert page.problems == []
+        assert KEY not in service.log()
+
+
+async def test_a_login_ends_with_its_key(browser, tmp_path, port, upstream):
+    """In a browser that lets no page keep anything."""
+    client = f'[auth.clients.night]\nkey = "{KEY}"\n[auth]\nkeys = ["another"]'
+    async with run_service(tmp_path, config_text(port, upstream.base_url, more=client)) as service:
+        page = await browser.page("about:blank")
+        forbid = """for (const name of ["localStorage", "sessionStorage"])
+            Object.defineProperty(window, name, { get() { throw new DOMException("no", "SecurityError"); } });"""
+        await page.call("Page.addScriptToEvaluateOnNewDocument", source=forbid)
+        await page.goto(f"http://127.0.0.1:{port}/")
+        await page.wait_text("#key", "This gateway needs a key")
+        await page.wait("document.activeElement.id === 'key-input'")
+        await page.call("Input.insertText", text=KEY)
+        await page.press("Enter")
+        await page.wait_text("#connection", "Live")
+        await page.wait_text("#log-out", "Log out night")
+        await page.click("button", "Theme: auto")
+        await page.wait_text("#theme", "Theme: light")
+        service.write_config(config_text(port, upstream.base_url, more='[auth]\nkeys = ["another"]'))
+        await service.reload()
+        await page.wait_text("#connection", "A key is needed")
+        await page.wait_text("#key", "This gateway needs a key")
+        await page.wait("document.activeElement.id === 'key-input'")
+        await page.call("Input.insertText", text=KEY)
+        await page.press("Enter")
+        await page.wait_text("#key-problem", "does not know this key")
         assert page.problems == []
         assert KEY not in service.log()
 

@@ -101,7 +101,7 @@ async def test_the_sections_are_linked(browser, shared):
     async with opened(browser, shared.port, height=700) as page:
         asked = "performance.getEntriesByType('resource').map((one) => one.name).filter((one) => one.includes('/api/'))"
         addresses = await page.evaluate(asked)
-        assert len(set(addresses)) == len(addresses) == 5  # each once
+        assert len(set(addresses)) == len(addresses) == 6  # each once
         for name in ("Service", "Costs", "History", "Trends", "Providers", "Live"):
             await page.click("link", name)
             await page.wait(f"Math.abs(document.querySelector('#{name.lower()}').getBoundingClientRect().top) < 700")

@@ -4,7 +4,6 @@ import json
 import signal
 
 import pytest
-import trio
 from fakes.load import PATH, BrokenOff, Client, Response, chat, events, is_refused, said
 from fakes.openai_upstream import marker, text_of
 from fakes.service import Service, config_text, run_service, wait_until
@@ -75,21 +74,6 @@ async def test_the_rest_is_cancelled_legally(tmp_path, port, upstream):
             await wait_until(lambda row=row: row.outcome == "client_closed", f"{name}: closed upstream")
 
 
-async def test_a_second_signal_shortens_the_wait(tmp_path, port, upstream):
-    config = config_text(port, upstream.base_url, server={"graceful_timeout": 600.0})
-    mark = marker("long")
-    async with run_service(tmp_path, config) as service, Client(port) as client:
-        response = await begin(client, LONG, mark)
-        service.send_signal(signal.SIGTERM)
-        await stopping(service, port)
-        assert await response.receive()
-        service.send_signal(signal.SIGTERM)
-        body = await response.read()
-        assert "error" in list(events(body))[-1]
-        assert await service.wait_exit() == 0
-        assert (await service.record(mark))["error_type"] == "shutdown"
-
-
 async def test_idle_connections_do_not_hold_it_up(tmp_path, port, upstream):
     config = config_text(port, upstream.base_url, server={"graceful_timeout": 600.0})
     async with run_service(tmp_path, config) as service, Client(port) as fresh, Client(port) as used:
@@ -123,26 +107,3 @@ async def test_a_request_that_is_still_arriving_is_answered(tmp_path, port, upst
         assert answer.startswith(b"HTTP/1.1 200")
         assert b"connection: close" in answer
         assert await service.wait_exit() == 0
-
-
-async def test_a_signal_during_the_start_ends_it(tmp_path, port):
-    service = Service(tmp_path, config_text(port))
-    try:
-        service.launch()
-        await wait_until(lambda: service.events("service_start"), "the beginning of the start")
-        service.send_signal(signal.SIGTERM)
-        assert await service.wait_exit() == 0
-        await wait_until(lambda: not service.processes(), "no processes")
-        service.check_log()
-    finally:
-        service.kill_everything()
-
-
-async def test_a_signal_during_a_reload_ends_it(service, port, upstream):
-    async with Client(port) as client:
-        await begin(client, "fake/slow-20+text-10", marker("reload"))
-        service.send_signal(signal.SIGHUP)
-        service.send_signal(signal.SIGTERM)
-        service.send_signal(signal.SIGHUP)
-        with trio.fail_after(20):
-            assert await service.wait_exit() == 0

@@ -65,17 +65,6 @@ async def test_shutdown_does_not_wait_for_it(tmp_path, port, upstream):
         assert (record["status"], record["error_type"]) == ("cancelled", "shutdown")
 
 
-async def test_it_is_cut_off_after_send_timeout(tmp_path, port, upstream):
-    mark = marker("slow")
-    config = config_text(port, upstream.base_url, server={"send_timeout": 1.0})
-    async with run_service(tmp_path, config) as service, Client(port, receive_buffer=4096) as client:
-        await client.post(chat(HUGE, mark), headers={"x-request-id": mark})
-        record = await service.record(mark)
-        assert (record["status"], record["error_type"]) == ("cancelled", "timeout")
-        [row] = upstream.rows(mark)
-        await wait_until(lambda: row.outcome == "client_closed", "the upstream's connection closed")
-
-
 async def test_a_pause_shorter_than_the_timeout_harms_nothing(service, port, upstream):
     mark = marker("pause")
     async with Client(port, receive_buffer=4096) as client:

@@ -50,13 +50,3 @@ async def test_stacks_show_the_loop_and_the_worker_is_replaced(tmp_path, port, u
         assert len([pid for _, pid in dumps() if pid == str(victim)]) == 2
         [killed] = service.events("worker_killed")
         assert killed["pid"] == str(victim)
-
-
-async def test_a_storm_of_sigusr1_harms_nobody(service, port):
-    async with steady_load(port, streams=4, rate=10) as load:
-        for _ in range(20):
-            service.send_signal(signal.SIGUSR1)
-            done = load.requests_done
-            await wait_until(lambda done=done: load.requests_done > done, "a request between two dumps")
-    assert load.mishaps == []
-    assert "==== stack dump of supervisor" in service.log()

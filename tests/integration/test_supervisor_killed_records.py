@@ -53,29 +53,6 @@ async def wait_accounted(service: Service) -> None:
     assert recorded(service) == begun(service)
 
 
-async def test_every_stream_has_its_record_after_a_kill_of_the_supervisor(service, port):
-    await service.wait_serving(2)
-    await complete(port, 3)
-    await service.wait_records(3)
-    async with trio.open_nursery() as nursery:
-        for _ in range(6):
-            nursery.start_soon(hold, port, "fake/hang-after-2")
-        with service.locked_database():
-            await complete(port, 20)
-            await wait_state(service, streams=6, buffered=20)
-            for _ in range(6):
-                nursery.start_soon(hold, port, "fake/slow-100+text-10")  # ends after its supervisor
-            await wait_state(service, streams=12, buffered=20)
-            await kill(service)
-        service.launch()
-        await service.wait_ready()
-        await complete(port, 1)
-    await wait_accounted(service)
-    ends = Counter((record["status"], record["error_type"]) for record in service.records())
-    assert ends == {("completed", None): 30, ("cancelled", "shutdown"): 6}
-    assert sum(int(event["count"]) for event in service.events("records_recovered")) >= 32
-
-
 async def test_a_sigterm_to_all_that_is_left_changes_nothing(service, port):
     """As a service manager sends it to the whole control group when the main process has died."""
     await service.wait_serving(2)
@@ -90,25 +67,6 @@ async def test_a_sigterm_to_all_that_is_left_changes_nothing(service, port):
     await service.wait_ready()
     await wait_accounted(service)
     assert {record["status"] for record in service.records()} == {"completed", "cancelled"}
-
-
-async def test_a_second_kill_during_the_import_loses_nothing_either(service, port):
-    with service.locked_database():
-        await complete(port, 10)
-        await wait_state(service, streams=0, buffered=10)
-        orphans = service.processes()
-        await kill(service)
-        await wait_until(lambda: not any(orphan.is_running() for orphan in orphans), "the workers' end")
-        assert list(service.paths.spool.iterdir())
-        service.launch()
-        await service.wait_ready()
-        await wait_state(service, streams=0, buffered=10)  # from the files, which stay
-        await kill(service)
-    assert service.records() == []
-    service.launch()
-    await service.wait_ready()
-    await wait_accounted(service)
-    assert len(service.records()) == 10
 
 
 async def test_what_a_stop_could_not_write_is_there_after_the_next_start(service, port):

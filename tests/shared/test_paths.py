@@ -69,6 +69,14 @@ def test_prepare_makes_folders_that_are_closed_to_others(tmp_path: Path):
     prepare(paths)
 
 
+def test_what_is_missing_above_is_closed_to_others_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    above = tmp_path / "not" / "there"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(above))
+    prepare(paths_below(above))
+    assert stat.S_IMODE(above.stat().st_mode) == stat.S_IMODE(above.parent.stat().st_mode) == 0o700
+    assert resolve_paths({}).runtime.parent == above
+
+
 def test_prepare_leaves_existing_folders_as_they_are(tmp_path: Path):
     paths = paths_below(tmp_path)
     paths.state.mkdir()

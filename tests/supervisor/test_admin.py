@@ -1,6 +1,7 @@
 """The admin socket: real clients, good and bad."""
 
 import os
+import socket
 import stat
 
 import pytest
@@ -9,7 +10,7 @@ import trio
 from shared.errors import StartError
 from shared.framing import MAX_FRAME_BYTES, FrameDecoder, frame
 from supervisor import admin
-from supervisor.admin import MAX_REQUEST_BYTES, close_admin_socket, open_admin_socket, serve_admin
+from supervisor.admin import MAX_REQUEST_BYTES, AdminSocket, heir_path, serve_admin
 from supervisor.control import Cancelled, CancelStale, Done, DumpStacks, Refused, Reload, Status, decode_reply, encode
 
 
@@ -31,10 +32,10 @@ async def served(path, nursery):
             return Cancelled(["x" * MAX_FRAME_BYTES])
         return Done("it was done")
 
-    sock = open_admin_socket(path)
-    await nursery.start(serve_admin, sock, answer)
+    admin = AdminSocket(path)
+    await nursery.start(serve_admin, admin.sock, answer)
     yield path, asked
-    close_admin_socket(sock, path)
+    admin.close()
 
 
 async def exchange(path, data, *, then_close=False):
@@ -131,21 +132,37 @@ async def test_a_slow_answer_holds_up_nobody_else(served):
 def test_the_file_is_for_its_owner_alone(path):
     before = os.umask(0)
     try:
-        sock = open_admin_socket(path)
+        admin = AdminSocket(path)
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    close_admin_socket(sock, path)
+    admin.close()
     assert not path.exists()
-    close_admin_socket(sock, path)
+    admin.close()
 
 
 def test_what_a_dead_instance_left_is_replaced(path):
-    dead = open_admin_socket(path)
-    dead.close()
-    close_admin_socket(open_admin_socket(path), path)
+    AdminSocket(path).sock.close()
+    AdminSocket(path).close()
 
 
 def test_a_folder_that_can_not_hold_it_is_a_start_error(tmp_path):
     with pytest.raises(StartError, match="can't be made"):
-        open_admin_socket(tmp_path / "missing" / "admin.sock")
+        AdminSocket(tmp_path / "missing" / "admin.sock")
+
+
+@pytest.mark.parametrize("elder_lives", [True, False])
+def test_an_heir_takes_the_place_in_one_step(path, elder_lives):
+    elder, heir = AdminSocket(path), AdminSocket(heir_path(path))
+    if elder_lives:
+        elder.hand_over(heir_path(path))
+    heir.move(path)
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    if elder_lives:
+        elder.close()  # leaves the heir's
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        heir.sock.accept()[0].close()
+    heir.close()
+    assert not path.exists()
+    elder.sock.close()

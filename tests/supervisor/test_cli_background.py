@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from fakes.admin import status_reply
 
 from shared.errors import ControlError, StartError
 from shared.paths import prepare, resolve_paths
 from supervisor import cli
-from supervisor.cli import background
+from supervisor.cli import background, start
 from supervisor.instance import running_pid
 
 ROOT = Path(__file__).parents[2]
@@ -174,3 +175,11 @@ def test_an_interrupt_while_stopping_hurries_the_service(paths, monkeypatch, cap
 def test_a_process_that_no_longer_holds_the_lock_gets_no_signal(paths):
     prepare(paths)
     background.stop(os.getpid(), paths, 1.0)  # would end the test run
+
+
+def test_the_first_request_is_made_where_the_service_is():
+    def shown(*bind):
+        return start._first_request(status_reply(), list(bind))
+
+    assert "curl -N https://127.0.0.1:8443/v1/models" in shown("unix:/run/socket", "https://127.0.0.1:8443")
+    assert "curl -N --unix-socket /run/socket http://localhost/v1/models" in shown("unix:/run/socket")

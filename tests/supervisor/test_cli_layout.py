@@ -9,7 +9,7 @@ from supervisor.cli.layout import render, share
 from supervisor.cli.live import live_streams
 from supervisor.cli.terminal import painted
 from supervisor.cli.text import clip, columns, printable
-from supervisor.control import ProviderStatus, StorageStatus, WorkerStatus
+from supervisor.control import ElderStatus, ProviderStatus, StorageStatus, WorkerStatus
 
 WIDE, HIGH = 200, 200
 
@@ -72,6 +72,11 @@ def test_problems_stand_in_the_header():
         "crashes  worker 2 died 5 times before it was ready",
         "storage  the disk is full",
     ]
+
+
+def test_supervisors_that_finish_their_streams_stand_in_the_header():
+    shown = render(status_reply(elders=[ElderStatus(7, 2), ElderStatus(8, 1)]), [], WIDE, HIGH)
+    assert shown[4:6] == ["elder    pid 7 finishes 2 streams", "elder    pid 8 finishes 1 stream"]
 
 
 def test_providers_in_trouble_come_first():

@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from multiprocessing import forkserver
+from pathlib import Path
 
 import pytest
 import trio
@@ -134,6 +136,15 @@ async def test_a_fork_server_that_hangs_is_killed_and_replaced(server, monkeypat
     assert await leave(process) == 0
 
 
+async def test_a_new_fork_server_may_take_its_time_to_preload(server, monkeypatch):
+    await leave_alone(server)
+    monkeypatch.setattr(supervisor.forkserver, "SPAWN_TIMEOUT", 0.001)  # no new one has loaded anything by then
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+    process = await server.spawn(start_of(), [])
+    os.close(process.up_fd)
+    assert await leave(process) == 0
+
+
 async def test_a_failed_start_leaves_no_descriptors(server):
     await leave_alone(server)
     gc.collect()
@@ -192,3 +203,36 @@ def test_a_preload_that_fails_is_one_clear_error(tmp_path, source, said, traced)
 
 def test_the_supervisor_never_imports_the_workers_module(server):
     assert FAKE_WORKER not in sys.modules
+
+
+def test_a_temporary_folder_whose_name_is_too_long_for_a_socket(tmp_path, monkeypatch):
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", os.fspath(folder))
+    assert launch_in_a_process(tmp_path, "") == ("launched True\n", "")
+
+
+@pytest.fixture
+def short_folder():
+    """pytest's own has a name that is too long for sockets where tests run side by side."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_supervisor_that_is_killed_leaves_no_folder_and_no_traceback(short_folder, asks):
+    """`asks`: it was about to start a worker."""
+    code = f"""
+import os, signal
+from multiprocessing import forkserver
+from supervisor.forkserver import ForkServer
+ForkServer(preload="shared.entry").launch()
+if {asks}:
+    forkserver.connect_to_new_process([])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    environment = {**os.environ, "TMPDIR": os.fspath(short_folder)}
+    # It returns when the last of them has closed its stderr.
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")
+    assert list(short_folder.iterdir()) == []

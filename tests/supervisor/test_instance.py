@@ -99,3 +99,59 @@ def test_a_lock_file_that_cannot_be_opened_is_named(tmp_path):
     loop.symlink_to(loop)
     with pytest.raises(ControlError, match=r"the lock file .*/loop can't be opened"):
         running_pid(loop)
+
+
+HEIR = """
+import sys
+from pathlib import Path
+from supervisor.instance import InstanceLock
+lock = InstanceLock.join(Path(sys.argv[1]))
+for line in sys.stdin:
+    try:
+        getattr(lock, line.strip())()
+        print("done", flush=True)
+    except OSError:
+        print("refused", flush=True)
+"""
+
+
+def test_a_hand_over_leaves_no_moment_for_a_third_one(tmp_path):
+    path = tmp_path / "lock"
+    lock = InstanceLock.acquire(path)
+    with subprocess.Popen(
+        [sys.executable, "-c", HEIR, str(path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as heir:
+
+        def order(what):
+            heir.stdin.write(f"{what}\n")
+            heir.stdin.flush()
+            return heir.stdout.readline().strip()
+
+        def a_third_one_is_refused():
+            with spawn(path) as third:
+                return "already running as pid" in third.communicate()[1]
+
+        assert order("take_share") == order("complete") == "refused"
+        lock.share()
+        assert a_third_one_is_refused()
+        assert order("take_share") == "done"
+        assert order("complete") == "refused"
+        lock.release()
+        assert a_third_one_is_refused()
+        assert order("complete") == "done"
+        assert running_pid(path) == heir.pid
+        assert path.read_text() == f"{heir.pid}\n"
+        heir.stdin.close()
+
+
+def test_a_share_that_nobody_took_is_taken_back(tmp_path):
+    lock = InstanceLock.acquire(tmp_path / "lock")
+    lock.share()
+    lock.complete()
+    with spawn(tmp_path / "lock") as other:
+        assert f"already running as pid {os.getpid()}" in other.communicate()[1]
+    lock.release()

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.config import Auth
+from shared.config import Auth, Tls
 from shared.errors import StartError
 from supervisor import listen
-from supervisor.listen import Listener, close_listeners, open_listeners, refuse_exposed, reopen
+from supervisor.listen import Listener, close_listeners, open_listeners, refuse_exposed, reopen, urls
 from supervisor.portowner import port_owner
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +50,8 @@ def exchange(listener, family=socket.AF_INET):
 def test_a_tcp_socket_passes_its_options_to_what_it_accepts(opened):
     [listener] = opened("127.0.0.1:0")
     assert listener.url == f"http://127.0.0.1:{port_of(listener)}"
+    assert urls([listener], None) == [listener.url]
+    assert urls([listener], Tls(cert="/cert", key="/key")) == [f"https://127.0.0.1:{port_of(listener)}"]
     assert listener.bind == "127.0.0.1:0"
     assert not listener.socket.getblocking()
     assert not listener.socket.get_inheritable()
@@ -141,6 +143,7 @@ def test_a_unix_socket_is_for_its_owner_alone_and_leaves_with_us(opened, tmp_pat
     path = tmp_path / "http.sock"
     [listener] = opened(f"unix:{path}")
     assert listener.url == f"unix:{path}"
+    assert urls([listener], Tls(cert="/cert", key="/key")) == [f"unix:{path}"]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     exchange(listener, socket.AF_UNIX).close()
     close_listeners([listener])

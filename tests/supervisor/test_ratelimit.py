@@ -6,8 +6,10 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
-from shared.config import Config, Provider, RateLimit, RateLimiting
+from shared.clientkeys import fingerprint, hashed
+from shared.config import Auth, Client, Config, Provider, RateLimit, RateLimiting
 from supervisor.ratelimit import Decision, Limits
 
 
@@ -381,3 +383,52 @@ def test_whatever_happens_nothing_leaks_and_everybody_is_answered_once(before, a
         [decision] = limits.ask(f"new{number}", "p", "one", now + number * 1000)
         assert decision.admitted
         limits.withdraw([decision.id], now + number * 1000)
+
+
+# --- clients with a name
+
+
+def with_clients(base: Config, *clients: Client) -> Config:
+    return structs.replace(base, auth=Auth(clients=clients))
+
+
+def client(name: str, rate: tuple[int, int] | None = None, at_once: int | None = None) -> Client:
+    limit = RateLimit(requests_per_minute=rate[0], burst_size=rate[1]) if rate else None
+    return Client(name=name, key=hashed(name), rate_limit=limit, max_concurrent=at_once)
+
+
+def test_a_client_s_own_limits_go_before_those_of_every_key():
+    base = with_clients(config(key_rate=(60, 2), key_at_once=9), client("wide", rate=(60, 5)), client("as all"))
+    asking = Asking(Limits(base))
+    assert asking.many(10, 0.0, "free", fingerprint("wide")) == 5
+    assert asking.many(10, 0.0, "q", fingerprint("as all")) == 2
+    assert asking.many(10, 0.0, "free", "0" * 12) == 2
+    narrow = Asking(Limits(with_clients(config(key_at_once=9), client("narrow", at_once=1))))
+    assert narrow.many(10, 0.0, "free", fingerprint("narrow")) == 1
+    assert narrow.many(10, 0.0, "free", "0" * 12) == 9
+
+
+def test_refusals_name_the_client():
+    asking = Asking(Limits(with_clients(config(key_rate=(60, 1)), client("ci", at_once=1))))
+    asking.many(1, 0.0, "free", fingerprint("ci"))
+    [decision] = asking.one(0.0, "free", fingerprint("ci"))
+    assert decision.limit is not None
+    assert decision.limit.name == "client ci"
+    asking.many(1, 0.0, "free", "0" * 12)
+    [decision] = asking.one(0.0, "free", "0" * 12)
+    assert decision.limit is not None
+    assert decision.limit.name == f"key {'0' * 12}"
+
+
+def test_a_reload_changes_a_client_s_limits_and_its_name_and_keeps_its_level():
+    limits = Limits(with_clients(config(), client("ci", rate=(60, 10))))
+    asking = Asking(limits)
+    assert asking.many(8, 0.0, "free", fingerprint("ci")) == 8
+    renamed = structs.replace(client("ci", rate=(60, 5)), name="build")
+    limits.configure(with_clients(config(), renamed))
+    assert asking.many(5, 0.0, "free", fingerprint("ci")) == 2
+    [decision] = asking.one(0.0, "free", fingerprint("ci"))
+    assert decision.limit is not None
+    assert decision.limit.name == "client build"
+    limits.configure(with_clients(config()))
+    assert asking.many(50, 0.0, "free", fingerprint("ci")) == 50

@@ -472,8 +472,8 @@ def test_a_full_database_keeps_every_record_until_there_is_room(opened, path, mo
     pages = {"max": 30}
     connect = database.connect
 
-    def connect_with_a_bound(*args):
-        made = connect(*args)
+    def connect_with_a_bound(*args, **more):
+        made = connect(*args, **more)
         made._connection.execute(f"PRAGMA max_page_count = {pages['max']}")
         return made
 

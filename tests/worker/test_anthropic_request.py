@@ -86,12 +86,12 @@ def test_claude_code_s_session(metadata, session):
         (b'{"\xff": 1}', "not a JSON object"),
         (b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not a JSON object"),
         (b'{"messages": []}', "`model` is required"),
-        (b'{"model": "", "messages": []}', "`model` is required"),
-        (b'{"model": 5, "messages": []}', "`model` is wrong"),
+        (b'{"model": "", "messages": []}', "`model` is empty"),
+        (b'{"model": 5, "messages": []}', "`model`: a string is needed, not a number"),
         (b'{"model": "m"}', "`messages` is required"),
-        (b'{"model": "m", "messages": {}}', "`messages` is wrong"),
-        (b'{"model": "m", "messages": [], "stream": "yes"}', "`stream` is wrong"),
-        (b'{"model": "m", "messages": [], "session_id": 7}', "`session_id` is wrong"),
+        (b'{"model": "m", "messages": {}}', "`messages`: a list is needed, not an object"),
+        (b'{"model": "m", "messages": [], "stream": "yes"}', "`stream`: true or false is needed, not a string"),
+        (b'{"model": "m", "messages": [], "session_id": 7}', "`session_id`: a string is needed"),
     ],
 )
 def test_bad_requests(body, message):

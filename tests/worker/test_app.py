@@ -97,7 +97,7 @@ async def test_405_names_the_methods(gateway):
         (b"[" * 100_000, 400, "not a JSON object"),
         (b'{"model": "m"}', 400, "`messages` is required"),
         (b'{"model": "who", "messages": []}', 404, "the model 'who' does not exist here; there are: m"),
-        (b'{"model": "one/%s", "messages": []}' % (b"x" * 600), 400, "model: a name has at most 512 characters"),
+        (b'{"model": "one/%s", "messages": []}' % (b"x" * 600), 400, "`model`: a name has at most 512 characters"),
     ],
 )
 async def test_bad_requests(gateway, body, status, message):
@@ -581,3 +581,33 @@ async def test_a_client_that_asks_for_small_things_and_reads_none(upstream):
         await gateway.wait(lambda: any(c.sending_since is not None for c in gateway.server.connections))
         await gateway.wait(lambda: not gateway.server.connections)
         await client.wait_reset()
+
+
+async def test_a_list_header_that_is_no_ascii_is_no_handshake(gateway):
+    client = await gateway.connect()
+    await client.send(
+        b"GET /ws HTTP/1.1\r\nhost: localhost\r\nconnection: upgr\x87de\r\nupgrade: websocket\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    head, body = await client.answer()
+    assert head.status == 426
+    error_of(head, body)
+
+
+async def test_a_client_that_left_is_sent_no_500(gateway, upstream):
+    """Behind a pipelined request Hypercorn does not read, so that it does not see him leave."""
+    upstream.script(HANG)
+    client = await gateway.connect()
+    await client.send(chat_bytes() + chat_bytes())
+    await upstream.wait_request()
+    await client.stream.send_eof()
+    assert await client.wait_reset() == b""
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip", "GZIP"])
+async def test_a_body_that_is_compressed(gateway, encoding):
+    client = await gateway.connect()
+    await client.send(chat_bytes(content_encoding=encoding))
+    head, body = await client.answer()
+    assert (head.status, head.headers["accept-encoding"]) == (415, "identity")
+    assert encoding in error_of(head, body)["message"]

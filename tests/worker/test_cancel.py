@@ -5,10 +5,11 @@ import json
 import pytest
 import trio
 from fakes.gateway import make_config, serve_gateway
-from fakes.upstream import HANG, LAST_CHUNK, chunk, head, openai_chunk, openai_stream, whole
+from fakes.upstream import COMPLETION, HANG, LAST_CHUNK, chunk, head, json_response, openai_chunk, openai_stream, whole
 
 from shared.records import Tokens
 from worker.streaming import asking
+from worker.streaming.downstream import Downstream
 from worker.streaming.session import CANCEL_GRACE
 
 SSE = head(200, {"content-type": "text/event-stream"}, chunked=True)
@@ -46,6 +47,44 @@ PHASES = {
     "without streaming, in the body": ([head(200, {"content-length": "99"}) + b"{", HANG], False, False),
     "in an error's body": ([head(500, {"content-length": "99"}) + b"{", HANG], False, True),
 }
+
+
+async def test_what_comes_after_the_end_of_a_shutdown_is_told_so(upstream):
+    """On a connection that is still there: it would be reset in a moment."""
+    async with serve_gateway(make_config(upstream)) as gateway:
+        client = await gateway.connect()
+        gateway.gateway.sessions.cancel_all("shutdown")
+        await client.ask(stream=True)
+        response, body = await client.answer()
+        assert response.status == 503
+        assert b"shutting down" in bytes(body)
+        record = await gateway.wait_record()
+        assert (record.status, record.error_type, record.http_status) == ("cancelled", "shutdown", 503)
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_cancel_at_the_last_moment_is_one_for_the_client_too(upstream, monkeypatch, streaming, fails):
+    """The upstream's last byte has been read, and nothing is waited for any more."""
+    name = "refuse" if fails else "finish"
+    original = getattr(Downstream, name)
+
+    async def late(downstream, *arguments):
+        monkeypatch.undo()
+        cancel(gateway, "admin")
+        await original(downstream, *arguments)
+
+    monkeypatch.setattr(Downstream, name, late)
+    async with serve_gateway(make_config(upstream, provider={"max_retries": 0})) as gateway:
+        answer = openai_stream("hello") if streaming else [json_response(COMPLETION)]
+        upstream.script(*([whole(500, b"{}")] if fails else answer))
+        client = await ask(gateway, stream=streaming)
+        told = b"".join(map(bytes, (await client.answer())[1:]))
+        record = await gateway.wait_record()
+        assert (record.status, record.error_type) == ("cancelled", "admin")
+        assert b"cancelled by an administrator" in told
+        assert b"[DONE]" not in told
 
 
 @pytest.mark.parametrize("how", ["fin", "rst"])

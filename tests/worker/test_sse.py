@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import DialectError
-from worker.dialects.sse import EventCutter, end_of_last_event, payloads, split_events
+from worker.dialects.sse import EventCutter, end_of_last_event, payloads, split_events, through_payload
 
 LF = b"data: one\n\n"
 CRLF = b"data: one\r\n\r\n"
@@ -105,6 +105,14 @@ def test_split_events_finds_every_border(events):
 @given(st.binary(max_size=100))
 def test_split_events_loses_nothing(block):
     assert b"".join(split_events(block)) == block
+
+
+@pytest.mark.parametrize("event", [LF, CRLF, CR, MULTI])
+def test_through_a_payload(event):
+    block = COMMENT + event + COMMENT + UTF8 + LF
+    assert through_payload(block, 1) == COMMENT + event
+    assert through_payload(block, 2) == COMMENT + event + COMMENT + UTF8
+    assert through_payload(block, 3) == through_payload(block, 9) == block
 
 
 def test_end_of_last_event_from_a_start():

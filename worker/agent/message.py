@@ -4,6 +4,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from shared.errors import DialectError
+from worker.dialects.fault import of_json, of_value
 from worker.dialects.fields import Fields
 from worker.dialects.lenient import BAD_JSON, without_lone_surrogates
 
@@ -11,11 +12,7 @@ _object: msgspec.json.Decoder[dict[str, Raw]] = msgspec.json.Decoder(dict[str, R
 
 
 class BadMessage(DialectError):
-    """It can't be understood; `param` names the field that is wrong, if it is one."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.param = param
+    """It can't be understood."""
 
 
 class Message(Struct, frozen=True):
@@ -31,18 +28,18 @@ def read_object(body: bytes) -> Fields:
     try:
         return Fields(_object.decode(without_lone_surrogates(body)))
     except msgspec.ValidationError as error:
-        raise BadMessage(f"what was sent is not a JSON object: {error}") from None
+        raise BadMessage(f"what was sent is not a JSON object: {of_value(error, body, _object.type)}") from None
     except BAD_JSON as error:
-        raise BadMessage(f"what was sent is not JSON: {error}") from None
+        raise BadMessage(f"what was sent is not JSON: {of_json(body, error)}") from None
 
 
 def read_message(fields: Fields) -> Message:
     """The message in an object; `BadMessage` for a field that is wrong.  Fields of other names are passed over."""
     text = read_text(fields, "message")
     if text is None:
-        raise BadMessage("`message` is required: the user's message as a string", "message")
+        raise BadMessage("`message` is required: the user's message as a string")
     if not text.strip():
-        raise BadMessage("`message` is empty", "message")
+        raise BadMessage("`message` is empty")
     return Message(text, read_text(fields, "session_id") or None, read_text(fields, "model") or None)
 
 
@@ -51,4 +48,4 @@ def read_text(fields: Fields, name: str) -> str | None:
     try:
         return fields.text(name)
     except DialectError as error:
-        raise BadMessage(str(error), name) from None
+        raise BadMessage(str(error)) from None

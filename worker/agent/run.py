@@ -150,7 +150,7 @@ class Run:
             except DialectError as error:  # the client's has no words for how it ends
                 outcome = await self._fail(UpstreamError(str(error), "DialectError"))
             except HttpError as error:  # of the conversation, which can't be had
-                outcome = await self._fail(UpstreamError(error.message, "InternalError"))
+                outcome = await self._fail(UpstreamError(error.message, "ConversationUnavailable"))
             except Exception:
                 get_logger().exception("stream_crashed", trace=self._start.trace)
                 outcome = await self._fail(

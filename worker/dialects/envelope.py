@@ -1,12 +1,12 @@
 """What the gateway needs to know of a body in either dialect, before anybody looks at the conversation in it."""
 
-import re
 from typing import TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
 from shared.errors import DialectError
+from worker.dialects import fault
 from worker.dialects.lenient import BAD_JSON, without_lone_surrogates
 
 OURS = frozenset({"session_id"})
@@ -36,16 +36,15 @@ def read_envelope(body: bytes, decoder: msgspec.json.Decoder[K]) -> tuple[bytes,
         known = decoder.decode(body)
         fields = _object.decode(body)
     except msgspec.ValidationError as error:
-        what, _, path = str(error).partition(" - at `$.")
-        name = re.match(r"\w*", path)
-        subject = f"`{name[0]}` is wrong" if name and name[0] else "the body is not a JSON object"
-        raise DialectError(f"{subject}: {what}") from None
+        what = fault.of_value(error, body, decoder.type)
+        raise DialectError(what if fault.field_in(what) else f"the body is not a JSON object: {what}") from None
     except BAD_JSON as error:
         if (mended := without_lone_surrogates(body)) != body:
             return read_envelope(mended, decoder)
-        raise DialectError(f"the body is not a JSON object: {error}") from None
+        raise DialectError(f"the body is not a JSON object: {fault.of_json(body, error)}") from None
     if not known.model:
-        raise DialectError("`model` is required: name the model as a string")
+        is_missing = known.model is None
+        raise DialectError(f"`model` is {'required' if is_missing else 'empty'}: name the model as a string")
     if known.messages is None:
         raise DialectError("`messages` is required: a list of messages")
     return body, known, fields, known.model

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from shared.config import Provider, Streaming
+from shared.errors import DialectError
 from shared.records import Dialect
 from worker.dialects.anthropic.upstream import AnthropicUpstream
 from worker.dialects.codec import Reply, StreamEncoder, UpstreamCodec
@@ -54,6 +55,8 @@ class Exchange(ABC):
         """
         if not self.translates(provider):
             return self.pass_request(provider, model)
+        if not (self.neutral.messages or self.neutral.system):
+            raise DialectError("`messages`: at least one message that says something is needed")
         return UPSTREAMS[provider.dialect].encode_request(self.neutral, provider, model)
 
     def upstream_headers(self, provider: Provider) -> Mapping[str, str]:
@@ -131,8 +134,11 @@ class Exchange(ABC):
         """A whole answer's body."""
 
     @abstractmethod
-    def error_body(self, status: int, message: str, code: str | None = None) -> bytes:
-        """An error as the client's dialect has it.  `code`: a word for it, where the dialect has a place."""
+    def error_body(self, status: int, message: str, code: str | None = None, param: str | None = None) -> bytes:
+        """An error as the client's dialect has it.
+
+        `code` is a word for it, `param` the field that is wrong; where the dialect has a place for them.
+        """
 
     @abstractmethod
     def error_event(self, message: str, type: str) -> bytes:

@@ -2,7 +2,7 @@
 
     fields = Fields({"role": Raw(b'"user"')}, "messages[2]")
     fields.text("role")             # "user"
-    fields.integer("role")          # DialectError: `messages[2].role`: Expected `int`, got `str`
+    fields.integer("role")          # DialectError: `messages[2].role`: a whole number is needed, not a string
 
 Objects are kept as raw JSON by key, so that what only passes through keeps its bytes.
 """
@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from shared.errors import DialectError
+from worker.dialects import fault
 from worker.dialects.lenient import BAD_JSON
 
 T = TypeVar("T")
@@ -108,7 +109,6 @@ def decoded(raw: Raw, decoder: msgspec.json.Decoder[T], path: str) -> T:
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
-        what, _, below = str(error).partition(" - at `$")
-        raise DialectError(f"`{path}{below.rstrip('`')}`: {what}") from None
+        raise DialectError(fault.of_value(error, raw, decoder.type, path)) from None
     except BAD_JSON as error:
-        raise DialectError(f"`{path}`: {error}") from None
+        raise DialectError(f"`{path}`: {fault.of_json(bytes(raw), error)}") from None

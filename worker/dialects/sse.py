@@ -80,6 +80,17 @@ def split_events(block: bytes) -> list[bytes]:
     return [block[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
+def through_payload(block: bytes, number: int) -> bytes:
+    """`block`, which holds whole events, up to the end of the one with the `number`-th of its `payloads`, from 1."""
+    end = 0
+    for event in split_events(block):
+        end += len(event)
+        number -= len(payloads(event))
+        if number <= 0:
+            break
+    return block[:end]
+
+
 def with_data(event: bytes, data: bytes) -> bytes:
     """One event with `data`, which holds no line break, in the place of its own; its other lines stay as they are."""
     lines = []

@@ -8,6 +8,7 @@ from worker.agent.message import BadMessage, Message, read_message, read_object
 from worker.agent.run import Run, make_run
 from worker.asgi import HttpError, Request
 from worker.dialects.codec import Reply
+from worker.dialects.fault import quoted
 from worker.dialects.sse import PING
 from worker.endpoints.origin import check_origin
 from worker.gateway import Gateway
@@ -26,7 +27,7 @@ async def message(gateway: Gateway, request: Request) -> None:
     try:
         asked = read_message(read_object(body))
     except BadMessage as error:
-        raise HttpError(400, str(error), param=error.param) from None
+        raise HttpError(400, str(error)) from None
     downstream = Downstream(request, ping=PING, ping_interval=config.streaming.ping_interval)
     await prepare(gateway, request, asked, format, SSE, downstream).run()
 
@@ -46,7 +47,7 @@ def wanted_format(request: Request) -> Format:
     given = request.query("format") or "json"
     if given not in FORMATS:
         raise HttpError(
-            400, f"`format`: there is no {given!r}; there are {', '.join(FORMATS)}", param="format", code="bad_format"
+            400, f"`format`: there is no {quoted(given)}; there are {', '.join(FORMATS)}", code="bad_format"
         )
     return given
 

@@ -10,7 +10,6 @@ then it takes the run's place, as a new stream of a session does everywhere.
 """
 
 import math
-import socket
 
 import trio
 
@@ -20,6 +19,7 @@ from worker.agent.message import BadMessage, Message, read_message, read_object,
 from worker.agent.run import Run
 from worker.asgi import Header, HttpError, Request, WebSocket
 from worker.dialects.codec import Reply
+from worker.dialects.fault import quoted
 from worker.endpoints.agent import check_enabled, prepare, wanted_format
 from worker.gateway import Gateway
 from worker.listeners import SERVICE_RESTART
@@ -42,7 +42,7 @@ async def converse(gateway: Gateway, request: Request) -> None:
         )
     check_enabled(gateway)
     format = wanted_format(request)
-    request.connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    request.limit_send_buffer(SEND_BUFFER_BYTES)
     await request.accept(max_message_chars=MAX_MESSAGE_CHARS)
     conversation = Conversation(gateway, request, format)
     with gateway.visitors.joined(conversation):
@@ -95,7 +95,7 @@ class Conversation:
             try:
                 self._take(told.get("text"))
             except BadMessage as error:
-                await self._refuse(HttpError(400, str(error), param=error.param))
+                await self._refuse(HttpError(400, str(error)))
             except HttpError as error:
                 await self._refuse(error)
         self._gone = True
@@ -115,7 +115,7 @@ class Conversation:
             case "message" | None:
                 self._start(read_message(fields))
             case other:
-                raise BadMessage(f"`type`: there is no {other!r}; there are 'message' and 'cancel'", "type")
+                raise BadMessage(f"`type`: there is no {quoted(other)}; there are 'message' and 'cancel'")
 
     def _start(self, asked: Message) -> None:
         if self._close_code is not None:
@@ -188,7 +188,8 @@ class _Sink:
         await self._websocket.send_frames(data)
 
     async def finish(self, data: bytes = b"") -> None:
-        """The last ones of the run; the socket stays open."""
+        """The last ones of the run; the socket stays open.  None of them if the run is cancelled by now."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         self.ended = True
         if data:
             await self._websocket.send_frames(data)

@@ -73,7 +73,7 @@ def _user(body: bytes) -> str | None:
     except BAD_JSON:
         raise HttpError(400, 'the body has to be a JSON object, such as {"user": "somebody"}') from None
     if user is not None and len(user) > MAX_USER_CHARS:
-        raise HttpError(400, f"user: a name has at most {MAX_USER_CHARS} characters", param="user")
+        raise HttpError(400, f"`user`: a name has at most {MAX_USER_CHARS} characters", param="user")
     return user
 
 

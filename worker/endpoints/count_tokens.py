@@ -1,10 +1,14 @@
-"""`POST /v1/messages/count_tokens`: how long a prompt is.  No provider is asked, so any model's name will do."""
+"""`POST /v1/messages/count_tokens`: how long a prompt is.
 
-from collections.abc import Iterable
+No provider is asked, so any model's name will do that the client may ask for.
+"""
+
+from collections.abc import Callable, Iterable
 
 import tiktoken
 
 from shared.errors import DialectError
+from worker.addressing import check_model
 from worker.asgi import HttpError, Request
 from worker.dialects.anthropic.decode_request import decode_request
 from worker.dialects.anthropic.request import parse_request, prompt_texts
@@ -22,8 +26,11 @@ async def count_tokens(gateway: Gateway, request: Request) -> None:
     server = gateway.config.server
     body = await request.read_body(server.max_body_bytes, server.body_timeout)
 
+    def check(model: str) -> None:
+        check_model(gateway, request, model, "anthropic")
+
     def count(encoding: tiktoken.Encoding) -> int:
-        return input_tokens(encoding, body)
+        return input_tokens(encoding, body, check)
 
     try:
         counted = await gateway.counter.count_asked(count, len(body))
@@ -32,9 +39,13 @@ async def count_tokens(gateway: Gateway, request: Request) -> None:
     await request.respond_json({"input_tokens": counted})
 
 
-def input_tokens(encoding: tiktoken.Encoding, body: bytes) -> int:
-    """The tokens of a request's body.  `DialectError` if it is none.  Takes long for long ones."""
+def input_tokens(encoding: tiktoken.Encoding, body: bytes, check: Callable[[str], None] = lambda model: None) -> int:
+    """The tokens of a request's body.  `DialectError` if it is none.  Takes long for long ones.
+
+    `check` is told the model before they are counted, and raises what it likes.
+    """
     request = parse_request(body)
+    check(request.model)
     try:
         asked = decode_request(request.fields)
     except DialectError:

@@ -4,7 +4,6 @@ One task sends what the queue holds, one hears the client, who has nothing to sa
 """
 
 import math
-import socket
 import time
 
 import msgspec
@@ -13,6 +12,7 @@ import trio
 from shared import VERSION, events
 from shared.messages import ActiveSessions
 from worker.asgi import HttpError, Request, WebSocket
+from worker.dialects.fault import quoted
 from worker.gateway import Gateway
 from worker.listeners import SERVICE_RESTART, Listener
 from worker.websocket import text_frame
@@ -32,7 +32,7 @@ async def listen(gateway: Gateway, request: Request) -> None:
         )
     types = wanted_types(request.query("types"))
     listener = Listener(request.connection, types)
-    request.connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    request.limit_send_buffer(SEND_BUFFER_BYTES)
     await request.accept()
     with gateway.listeners.joined(listener):
         if gateway.draining:  # its listeners have been sent away already
@@ -54,7 +54,7 @@ def wanted_types(text: str | None) -> frozenset[str] | None:
         return None
     types = frozenset(part.strip() for part in text.split(",") if part.strip())
     if unknown := types.difference(events.TYPES):
-        raise HttpError(400, f"`types`: there is no event {min(unknown)!r}; there are {', '.join(events.TYPES)}")
+        raise HttpError(400, f"`types`: there is no event {quoted(min(unknown))}; there are {', '.join(events.TYPES)}")
     return types
 
 

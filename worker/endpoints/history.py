@@ -24,6 +24,7 @@ from shared.history.parameters import (
 from shared.history.queries import Query, Row
 from shared.logs import get_logger
 from worker.asgi import ClientGone, HttpError, Request
+from worker.dialects.fault import quoted
 from worker.gateway import Gateway
 
 DAY = 86_400.0
@@ -47,7 +48,8 @@ async def get_stream(gateway: Gateway, request: Request) -> None:
     id = request.path.removeprefix("/api/streams/")
     [rows] = await _read(gateway, request, queries.one(id))
     if not rows:
-        raise HttpError(404, f"there is no record of a stream {id!r}: perhaps it has not ended yet, or is too old")
+        reason = "perhaps it has not ended yet, or is too old"
+        raise HttpError(404, f"there is no record of a stream {quoted(id)}: {reason}")
     await request.respond_json(answers.stream(rows[0]))
 
 

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
+from worker.addressing import check_model
 from worker.asgi import HttpError, Request
+from worker.auth import may_ask
+from worker.dialects.fault import quoted
 from worker.gateway import Gateway
 from worker.models import display_name, public_models, resolve
 
@@ -13,8 +16,9 @@ MAX_LIMIT = 1000
 
 
 async def list_models(gateway: Gateway, request: Request) -> None:
-    """All public names, in the order of the configuration; Anthropic's clients get them page by page."""
-    models = public_models(gateway.config)
+    """All public names that the caller may ask for, as the configuration orders them; page by page for Anthropic's."""
+    client = gateway.authenticator.client(request.client)
+    models = {name: provider for name, provider in public_models(gateway.config).items() if may_ask(client, name)}
     if request.dialect == "openai":
         listed = [_openai_entry(name, provider) for name, provider in models.items()]
         await request.respond_json({"object": "list", "data": listed})
@@ -34,9 +38,10 @@ async def list_models(gateway: Gateway, request: Request) -> None:
 async def get_model(gateway: Gateway, request: Request) -> None:
     """One model; anything that would be answered counts, listed or not."""
     name = request.path.partition("/models/")[2]
+    check_model(gateway, request, name, request.dialect)
     targets = resolve(gateway.config, name)
     if not targets:
-        subject = f"model: {name}" if request.dialect == "anthropic" else f"the model {name!r}"
+        subject = f"model: {name}" if request.dialect == "anthropic" else f"the model {quoted(name)}"
         raise HttpError(404, f"{subject} does not exist here", code="model_not_found", param="model")
     if request.dialect == "anthropic":
         await request.respond_json(_anthropic_entry(gateway, name))
@@ -51,7 +56,7 @@ def page_of(names: Sequence[str], query: dict[str, str]) -> tuple[Sequence[str],
         raise HttpError(400, f"`limit`: a number from 1 to {MAX_LIMIT} is needed")
     for cursor in ("after_id", "before_id"):
         if cursor in query and query[cursor] not in names:
-            raise HttpError(400, f"`{cursor}`: there is no model {query[cursor]}")
+            raise HttpError(400, f"`{cursor}`: there is no model {quoted(query[cursor])}")
     start = names.index(query["after_id"]) + 1 if "after_id" in query else 0
     if "before_id" in query:
         before = names[start : names.index(query["before_id"])]

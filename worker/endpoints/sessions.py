@@ -8,6 +8,7 @@ import msgspec
 from shared.messages import ActiveSessions, CancelSession, CancelStale, Overview, Question
 from worker.admission import session_name
 from worker.asgi import HttpError, Request
+from worker.dialects.fault import quoted
 from worker.gateway import Gateway
 
 PREFIX = "/api/sessions/"
@@ -50,5 +51,5 @@ def seconds(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise HttpError(400, f"`idle`: a number of seconds is needed, not {text!r}")
+        raise HttpError(400, f"`idle`: a number of seconds is needed, not {quoted(text)}")
     return value

@@ -1,17 +1,17 @@
-// The gateway's HTTP API.  The key is kept for this tab only.
+// The gateway's HTTP API.  No key is kept here: who has logged in has a cookie, which scripts can't read.
 
-const KEPT = "kimi-proxy.key";
 const TIMEOUT = 15_000;
 
 /** An answer that is none; `message` is for people.  `status` is 0 where nobody answered. */
 export class ApiError extends Error {
-  constructor(status, message) {
+  constructor(status, message, code = null) {
     super(message);
     this.status = status;
+    this.code = code;
   }
 
   get needsKey() {
-    return this.status === 401;
+    return this.status === 401 || this.code === "dashboard_not_allowed";
   }
 
   /** What to say where the answer is missing; that a key is needed is said once, at the top. */
@@ -20,32 +20,23 @@ export class ApiError extends Error {
   }
 }
 
-export function key() {
-  return sessionStorage.getItem(KEPT);
-}
-
-export function setKey(value) {
-  if (value) sessionStorage.setItem(KEPT, value);
-  else sessionStorage.removeItem(KEPT);
-}
-
 /** Ask `path`; the response, if it is a good one.  Parameters without a value are left out. */
-export async function ask(path, { method = "GET", parameters = {}, timeout = TIMEOUT } = {}) {
+export async function ask(path, { method = "GET", parameters = {}, body = undefined, timeout = TIMEOUT } = {}) {
   const given = Object.entries(parameters).filter(([, value]) => value != null && value !== "");
   const query = new URLSearchParams(given).toString();
-  const headers = key() ? { authorization: `Bearer ${key()}` } : {};
   let response;
   try {
     response = await fetch(query ? `${path}?${query}` : path, {
       method,
-      headers,
+      body: body && JSON.stringify(body),
+      headers: body && { "content-type": "application/json" },
       cache: "no-store",
       signal: timeout ? AbortSignal.timeout(timeout) : undefined,
     });
   } catch (error) {
     throw new ApiError(0, error.name === "TimeoutError" ? "The gateway does not answer." : "The gateway can't be reached.");
   }
-  if (!response.ok) throw new ApiError(response.status, await messageOf(response));
+  if (!response.ok) throw await refusal(response);
   return response;
 }
 
@@ -54,7 +45,21 @@ export async function get(path, parameters = {}) {
   return (await ask(path, { parameters })).json();
 }
 
-/** Load a file to disk.  A link could not carry the key, and would say nothing of an error. */
+/** Whether a key is needed, and who has logged in: `{ required, logged_in, client, fingerprint }`. */
+export function whoAmI() {
+  return get("/api/login");
+}
+
+/** Log in; the key is forgotten as soon as it was sent. */
+export async function logIn(key) {
+  return (await ask("/api/login", { method: "POST", body: { key } })).json();
+}
+
+export async function logOut() {
+  await ask("/api/logout", { method: "POST" });
+}
+
+/** Load a file to disk.  A link would say nothing of an error. */
 export async function download(path, parameters) {
   const response = await ask(path, { parameters, timeout: 0 });
   const [, name] = /filename="([^"]+)"/.exec(response.headers.get("content-disposition") ?? "") ?? [];
@@ -71,18 +76,18 @@ export async function download(path, parameters) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-/** Where the live events are; a WebSocket's headers are not ours to choose. */
+/** Where the live events are. */
 export function socketUrl() {
   const url = new URL("/ws", location.href);
   url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-  if (key()) url.searchParams.set("key", key());
   return url;
 }
 
-async function messageOf(response) {
+async function refusal(response) {
   try {
-    return (await response.json()).error.message;
+    const { message, code } = (await response.json()).error;
+    return new ApiError(response.status, message, code);
   } catch {
-    return `The gateway answered with ${response.status}.`;
+    return new ApiError(response.status, `The gateway answered with ${response.status}.`);
   }
 }

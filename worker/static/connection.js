@@ -1,6 +1,6 @@
 // The connection as it is shown, and the key that it may need.
 
-import { key, setKey } from "./api.js";
+import { logIn, logOut, whoAmI } from "./api.js";
 import { byId, setText, showProblem } from "./dom.js";
 
 /** The line at the top.  `kind`: "live", "caught-up", "connecting", "behind" or "lost". */
@@ -14,38 +14,65 @@ export function showConnection(kind, text, { reconnect = false, enterKey = false
 }
 
 /**
- * The dialog that asks for a key.  `entered()` is called when there is one, `forgotten()` when it was taken away: what it
- * has opened is then to go, too.
+ * The dialog that asks for a key, and the button that logs out.  `entered()` is called when a key was good, `left()` when
+ * it was given up: what it has opened is then to go, too.
  */
 export class KeyDialog {
-  constructor({ entered, forgotten }) {
+  constructor({ entered, left }) {
+    this.entered = entered;
     this.dialog = byId("key");
     byId("key-form").onsubmit = (event) => {
       event.preventDefault();
-      setKey(byId("key-input").value.trim());
-      byId("key-input").value = "";
-      this.dialog.close();
-      this.#show();
-      entered();
+      this.#enter();
     };
     byId("key-later").onclick = () => this.dialog.close();
     byId("enter-key").onclick = () => this.open();
-    byId("forget-key").onclick = () => {
-      setKey(null);
-      forgotten();
+    byId("log-out").onclick = async () => {
+      byId("log-out").disabled = true;
+      await logOut().catch(() => {});
+      left();
     };
-    this.#show();
+    this.refresh();
   }
 
-  /** Ask for one; the one that there was has been refused. */
+  /** Ask for one. */
   open() {
     if (this.dialog.open) return;
-    showProblem(byId("key-problem"), key() ? "The gateway does not know this key." : null);
+    showProblem(byId("key-problem"), null);
+    byId("log-out").hidden = true;
     this.dialog.showModal();
     byId("key-input").focus();
   }
 
-  #show() {
-    byId("forget-key").hidden = !key();
+  /** Show who is logged in. */
+  async refresh() {
+    try {
+      this.#show(await whoAmI());
+    } catch {
+      // Somebody else says that the gateway can't be reached.
+    }
+  }
+
+  async #enter() {
+    const input = byId("key-input");
+    const key = input.value.trim();
+    input.value = "";
+    byId("key-use").disabled = true;
+    try {
+      this.#show(await logIn(key));
+    } catch (error) {
+      showProblem(byId("key-problem"), error.status === 401 ? "The gateway does not know this key." : error.message);
+      return;
+    } finally {
+      byId("key-use").disabled = false;
+      input.focus();
+    }
+    this.dialog.close();
+    this.entered();
+  }
+
+  #show({ logged_in: isLoggedIn, client, fingerprint }) {
+    byId("log-out").hidden = !isLoggedIn;
+    setText(byId("log-out"), `Log out ${client ?? fingerprint}`);
   }
 }

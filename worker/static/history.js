@@ -8,12 +8,14 @@ import { Table, longText, twoLines } from "./table.js";
 /** On a phone a row takes a good part of the window. */
 const pageSize = () => (matchMedia("(max-width: 640px)").matches ? 10 : 25);
 const STATUSES = { completed: "good", cancelled: "quiet", failed: "bad" };
+/** Fingerprint → name, of the clients that have one. */
+const clientNames = new Map();
 const FACTS = [
   ["Started", (one) => format.moment(one.started)],
   ["Id", (one) => one.id],
   ["Trace", (one) => one.trace],
   ["Session", (one) => format.plain(one.session)],
-  ["Client", (one) => format.plain(one.client)],
+  ["Client", (one) => (clientNames.has(one.client) ? `${clientNames.get(one.client)} (${one.client})` : format.plain(one.client))],
   ["Model", (one) => one.model],
   ["Answered by", (one) => `${one.provider} / ${one.upstream_model}`],
   ["Asked first", (one) => one.asked_provider],
@@ -95,6 +97,11 @@ export class HistoryView {
 
   setProviders(names) {
     setChoices(this.form.elements.provider, names);
+  }
+
+  setClients(clients) {
+    clientNames.clear();
+    for (const { fingerprint, name } of clients) clientNames.set(fingerprint, name);
   }
 
   setModels(names) {

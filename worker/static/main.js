@@ -41,7 +41,7 @@ class Dashboard {
     this.history = new HistoryView({ failed });
     this.costs = new CostsView({ failed });
     this.service = new ServiceView();
-    this.keys = new KeyDialog({ entered: () => this.start(), forgotten: () => location.reload() });
+    this.keys = new KeyDialog({ entered: () => this.start(), left: () => location.reload() });
     this.feed = new Feed({ url: socketUrl, heard: (event) => this.#heard(event), changed: () => this.#changed() });
     this.due = { status: 0, sums: 0, sync: Infinity };
     this.behind = null;
@@ -203,6 +203,7 @@ class Dashboard {
       this.service.show(status);
       this.providers.showStatus(status);
       this.#know(status.providers.map(({ name }) => name));
+      this.history.setClients(status.clients);
       this.history.setModels(status.models.map(({ name }) => name));
     } catch (error) {
       if (error.needsKey) this.#needKey();

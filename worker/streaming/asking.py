@@ -150,6 +150,7 @@ class Asking:
                 raise UpstreamRejection(
                     response.status, response.headers, await response.read(MAX_ERROR_BYTES), target.provider
                 )
+            _check_is_plain(response, provider)
             if inquiry.stream:
                 await _check_is_stream(inquiry, response, provider)
             self._sink.may_ping = True
@@ -196,13 +197,25 @@ class Asking:
             raise error
         except DialectError as error:
             raise UpstreamBroken(str(error), "DialectError") from None
+        if relay.error is not None:
+            out = response.without_key(out)
+            relay.error = response.without_key(relay.error.encode("utf-8", "replace")).decode()
         if relay.refusal is not None and not sink.committed:
-            raise StreamedRejection(response.headers, relay.refusal, self.target.provider, str(relay.error))
+            refusal = response.without_key(relay.refusal)
+            raise StreamedRejection(response.headers, refusal, self.target.provider, str(relay.error))
         if not session.client_gone:
             await sink.finish(out)
         if data:
             await _read_to_eof(response)
         return Answered(relay, None if relay.error is None else UpstreamError(relay.error))
+
+
+def _check_is_plain(response: UpstreamResponse, provider: Provider) -> None:
+    """We ask for no compression, and undo none: a few bytes of it can stand for gigabytes."""
+    coding = response.headers.get("content-encoding", "identity")
+    if coding.lower() != "identity":
+        said = f"provider {provider.name} compressed its answer ({coding[:40]}), which it was not asked to do"
+        raise UpstreamBroken(said, "DecodingError")
 
 
 async def _check_is_stream(inquiry: Inquiry, response: UpstreamResponse, provider: Provider) -> None:

@@ -54,7 +54,8 @@ class Downstream:
             self._sending = False
 
     async def finish(self, data: bytes = b"") -> None:
-        """The rest of the answer, and its end."""
+        """The rest of the answer, and its end; none of it if the stream is cancelled by now."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # or all of it would go out, and the record say otherwise
         self.ended = True
         if not self._streaming:
             self.committed = True
@@ -67,7 +68,8 @@ class Downstream:
         await self._request.send(b"", more=False)
 
     async def refuse(self, status: int, body: bytes, headers: list[Header]) -> None:
-        """An error response in place of an answer; only while nothing is committed."""
+        """An error response in place of an answer; only while nothing is committed.  Cancellation as in `finish`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         self.ended = self.committed = True
         await self._request.respond(status, body, headers)
 

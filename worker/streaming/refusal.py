@@ -10,6 +10,7 @@ from shared.records import CancelReason
 from worker.asgi import JSON, Header
 from worker.dialects.error_status import status_of_error
 from worker.dialects.exchange import UPSTREAMS, Exchange
+from worker.dialects.fault import field_in
 from worker.dialects.foreign_error import foreign_message
 from worker.dialects.overflow import OPENAI_CODE, find_overflow
 from worker.health import CircuitOpen
@@ -122,7 +123,8 @@ def sentence(error: Exception) -> str:
 
 def plain(exchange: Exchange, status: int, message: str, code: str | None) -> Refusal:
     """An error of our own."""
-    return status, exchange.error_body(status, message, code), [JSON, *_retry_headers(status)]
+    param = field_in(message) if status == 400 else None
+    return status, exchange.error_body(status, message, code, param), [JSON, *_retry_headers(status)]
 
 
 def of_cancel(exchange: Exchange, reason: CancelReason) -> Refusal:

@@ -1,5 +1,6 @@
 """What a stream tells of itself: to operators in log lines, in their own vocabulary, and to the supervisor."""
 
+import re
 import time
 
 from shared.errors import UpstreamError
@@ -10,11 +11,13 @@ from worker.health import CircuitOpen
 from worker.link import Link
 from worker.models import Target
 from worker.streaming.limits import LimitExceeded
-from worker.streaming.refusal import UpstreamRejection
+from worker.streaming.refusal import UntranslatableRequest, UpstreamRejection
 from worker.streaming.session import Session
 
 MAX_MESSAGE_CHARS = 2000
 """An upstream may say its error in megabytes, or with the key in it."""
+# The client reads which of its values is meant; the log does without: it may be a prompt in the wrong place.
+_LONG_QUOTE = re.compile(r"""'[^']{17,}'|"[^"]{17,}\"""")
 
 
 def tell_start(session: Session, target: Target) -> None:
@@ -41,6 +44,8 @@ def tell_failure(link: Link, session: Session, target: Target, error: UpstreamEr
     """An attempt failed; `retried`: another one follows, here or elsewhere.  What was no attempt is only logged."""
     start = session.start
     message = redacted(str(error)[:MAX_MESSAGE_CHARS])
+    if isinstance(error, UntranslatableRequest):
+        message = _LONG_QUOTE.sub("'…'", message)
     get_logger().warning(
         "STREAM_ERROR",
         trace=start.trace,

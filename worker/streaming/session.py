@@ -17,8 +17,8 @@ import trio
 from shared.records import CancelReason, StreamStart
 
 if TYPE_CHECKING:
+    from worker.asgi import ClientConnection
     from worker.dialects.relay import Relay
-    from worker.serve import Connection
     from worker.streaming.sink import ClientSink
     from worker.upstream.client import UpstreamResponse
 
@@ -29,7 +29,7 @@ class Session:
     """One live stream.  Only the pump's task changes its plain attributes; `cancel` and `check` come from others."""
 
     def __init__(
-        self, start: StreamStart, connection: "Connection", downstream: "ClientSink", send_timeout: float
+        self, start: StreamStart, connection: "ClientConnection", downstream: "ClientSink", send_timeout: float
     ) -> None:
         self.start = start
         self.began = trio.current_time()

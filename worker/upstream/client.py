@@ -20,6 +20,8 @@ from worker.upstream.transport import Transport
 
 PATHS: dict[Dialect, str] = {"openai": "/chat/completions", "anthropic": "/messages"}
 ANTHROPIC_VERSION = "2023-06-01"
+MIN_KEY_CHARS = 8
+"""A shorter one is no secret, and may stand in any text."""
 
 _NO_CONNECTION = (httpx.ConnectError, httpx.ProxyError, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
@@ -27,13 +29,14 @@ _NO_CONNECTION = (httpx.ConnectError, httpx.ProxyError, httpx.UnsupportedProtoco
 class UpstreamResponse:
     """A response whose head has arrived.  Whoever holds it reads the body to its end or calls `close_nowait()`."""
 
-    __slots__ = ("_body", "_host", "headers", "status")
+    __slots__ = ("_body", "_host", "_key", "headers", "status")
 
-    def __init__(self, response: httpx.Response, host: str) -> None:
+    def __init__(self, response: httpx.Response, host: str, key: str | None) -> None:
         self.status: int = response.status_code
         self.headers: httpx.Headers = response.headers
         self._body = cast("ResponseBody", response.extensions[BODY])
         self._host = host
+        self._key = key.encode("latin-1") if key is not None and len(key) >= MIN_KEY_CHARS else None
 
     async def receive(self) -> bytes:
         """The next body bytes, de-chunked, as one read of the socket gave them; b"" at the clean end of the body.
@@ -49,7 +52,7 @@ class UpstreamResponse:
             raise _mapped(error, self._host) from error
 
     async def read(self, limit_bytes: int) -> bytes:
-        """The rest of the body, whole; `UpstreamBroken` when it is longer than `limit_bytes`."""
+        """The rest of the body, whole and without our key; `UpstreamBroken` when it is longer than `limit_bytes`."""
         parts: list[bytes] = []
         length = 0
         while data := await self.receive():
@@ -58,7 +61,11 @@ class UpstreamResponse:
                 self.close_nowait()
                 raise UpstreamBroken(f"upstream {self._host}: the response is larger than {limit_bytes} bytes")
             parts.append(data)
-        return b"".join(parts)
+        return self.without_key(b"".join(parts))
+
+    def without_key(self, said: bytes) -> bytes:
+        """An error as others may see it: some upstreams repeat the key that they did not like."""
+        return said if self._key is None else said.replace(self._key, b"[redacted]")
 
     def close_nowait(self) -> None:
         """Close the socket, synchronously, unless the body was read to its end; idempotent.
@@ -126,7 +133,7 @@ class UpstreamClient:
             response = await self._transport.handle_async_request(request)
         except httpx.HTTPError as error:
             raise _mapped(error, self._host) from error
-        return UpstreamResponse(response, self._host)
+        return UpstreamResponse(response, self._host, self._key)
 
     def _merged(self, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
         """The head of a request, later ones winning: our defaults, the caller's, what must be, the provider's own."""

@@ -13,6 +13,7 @@ import httpx
 import msgspec
 import trio
 
+from worker.dialects.lenient import BAD_JSON
 from worker.upstream.base import UpstreamTransport, response
 
 # A word's pause, so that one sees it stream; a long text is said within LONGEST all the same.
@@ -42,7 +43,7 @@ class EchoTransport(UpstreamTransport):
         try:
             asked = _decode(await request.aread())
             text = _last_user_text(asked)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except BAD_JSON:
             return _answer(400, "application/json", [_error("the request body is not valid JSON")])
         except _BadRequest as error:
             return _answer(400, "application/json", [_error(str(error))])

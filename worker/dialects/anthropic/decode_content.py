@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Raw
 
 from shared.errors import DialectError
+from worker.dialects.fault import quoted
 from worker.dialects.fields import Fields
 from worker.dialects.lenient import BAD_JSON
 from worker.dialects.neutral import (
@@ -26,16 +27,20 @@ def decode_content(message: Fields, role: Role) -> tuple[Part, ...]:
     """The parts of a message's `content`: a string, or blocks of the kinds that may stand in a turn of `role`."""
     if message.is_text("content"):
         return (Text(message.needed("content")),)
+    if not message.has("content"):
+        raise DialectError(f"`{message.at('content')}` is required: a string, or a list of blocks")
     parts: list[Part] = []
     for block in message.objects("content"):
         kind = block.needed("type")
-        decode = _KINDS[role].get(kind)
+        decode = KINDS[role].get(kind)
         if decode is not None:
             parts += decode(block)
         elif role == "assistant" and kind.endswith(("_tool_use", "_tool_result")):
             parts.append(_provider_tool(block, kind))
         else:
-            raise DialectError(f"`{block.path}`: blocks of type {kind!r} can't be translated in a turn of the {role}")
+            raise DialectError(
+                f"`{block.path}`: blocks of type {quoted(kind)} can't be translated in a turn of the {role}"
+            )
     return tuple(parts)
 
 
@@ -46,7 +51,7 @@ def decode_texts(fields: Fields, name: str) -> tuple[Text, ...]:
     texts: list[Text] = []
     for block in fields.objects(name):
         if (kind := block.needed("type")) != "text":
-            raise DialectError(f"`{block.path}`: blocks of type {kind!r} can't be translated here")
+            raise DialectError(f"`{block.path}`: blocks of type {quoted(kind)} can't be translated here")
         texts += _text(block)
     return tuple(texts)
 
@@ -122,7 +127,7 @@ def _tool_result(block: Fields) -> tuple[ToolResult, ...]:
     return (
         ToolResult(
             block.text("tool_use_id") or "",
-            tuple(_contents(block, _IN_RESULTS)),
+            tuple(_contents(block, IN_RESULTS)),
             is_error=bool(block.flag("is_error")),
             cache_control=block.plain("cache_control"),
         ),
@@ -169,7 +174,7 @@ def _contents(
     for block in fields.objects("content"):
         kind = block.needed("type")
         if kind not in kinds:
-            raise DialectError(f"`{block.path}`: blocks of type {kind!r} can't be translated here")
+            raise DialectError(f"`{block.path}`: blocks of type {quoted(kind)} can't be translated here")
         parts += kinds[kind](block)
     return parts
 
@@ -183,14 +188,14 @@ def _source(block: Fields) -> Fields:
 
 def _unknown_source(source: Fields, kind: str) -> DialectError:
     return DialectError(
-        f"`{source.at('type')}`: sources of type {kind!r} lie with their provider, no other can read them"
+        f"`{source.at('type')}`: sources of type {quoted(kind)} lie with their provider, no other can read them"
     )
 
 
 _EMBEDDED: dict[str, Callable[[Fields], Iterable[Text | Image | Document]]] = {"text": _text, "image": _image}
 _IN_TURNS = {**_EMBEDDED, "document": _document, "search_result": _search_result}
-_IN_RESULTS = {**_IN_TURNS, "tool_reference": _tool_reference}
-_KINDS: dict[Role, dict[str, Callable[[Fields], Iterable[Part]]]] = {
+IN_RESULTS = {**_IN_TURNS, "tool_reference": _tool_reference}
+KINDS: dict[Role, dict[str, Callable[[Fields], Iterable[Part]]]] = {
     "system": {"text": _text},
     "user": {**_IN_TURNS, "tool_result": _tool_result},
     "assistant": {

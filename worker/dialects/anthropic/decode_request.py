@@ -11,6 +11,7 @@ from msgspec import Raw
 
 from shared.errors import DialectError
 from worker.dialects.anthropic.decode_content import decode_content, decode_texts
+from worker.dialects.fault import quoted
 from worker.dialects.fields import Fields
 from worker.dialects.neutral import (
     Effort,
@@ -44,7 +45,7 @@ def decode_request(fields: dict[str, Raw]) -> Request:
         tools=tuple(_tool(item) for item in body.objects("tools")),
         tool_choice=None if choice is None else _tool_choice(choice),
         parallel_tool_calls=False if choice is not None and choice.flag("disable_parallel_tool_use") else None,
-        max_tokens=body.integer("max_tokens"),
+        max_tokens=_max_tokens(body),
         temperature=body.number("temperature"),
         top_p=body.number("top_p"),
         top_k=body.integer("top_k"),
@@ -57,6 +58,13 @@ def decode_request(fields: dict[str, Raw]) -> Request:
     )
 
 
+def _max_tokens(body: Fields) -> int | None:
+    wanted = body.integer("max_tokens")
+    if wanted is not None and wanted < 1:
+        raise DialectError("`max_tokens`: has to be at least 1")
+    return wanted
+
+
 _ROLES: tuple[Role, ...] = get_args(Role)
 
 
@@ -64,12 +72,14 @@ def _message(fields: Fields) -> Message:
     wanted = fields.needed("role")
     role = next((role for role in _ROLES if role == wanted), None)
     if role is None:
-        raise DialectError(f"`{fields.at('role')}`: {wanted!r} is none of {', '.join(_ROLES)}")
+        raise DialectError(f"`{fields.at('role')}`: there is no {quoted(wanted)}; there are {', '.join(_ROLES)}")
     return Message(role, decode_content(fields, role))
 
 
 def _tool(fields: Fields) -> Tool | ServerTool:
     kind = fields.text("type") or "custom"
+    if kind == "function":
+        raise DialectError(f"`{fields.path}`: that is OpenAI's form; Anthropic's has `name` and `input_schema`")
     name = fields.text("name") or ""
     if kind != "custom":
         return ServerTool(name=name, type=kind, definition=Raw(msgspec.json.encode(fields.raw)))
@@ -96,7 +106,7 @@ def _tool_choice(fields: Fields) -> ToolChoice:
         case "tool":
             return ToolChoice("named", fields.needed("name"))
         case other:
-            raise DialectError(f"`{fields.at('type')}`: {other!r} is none of auto, any, tool, none")
+            raise DialectError(f"`{fields.at('type')}`: there is no {quoted(other)}; there are auto, any, tool, none")
 
 
 def _reasoning(body: Fields) -> Reasoning | None:
@@ -126,7 +136,7 @@ def _output_format(fields: Fields | None) -> OutputFormat | None:
         return None
     kind = fields.needed("type")
     if kind != "json_schema":
-        raise DialectError(f"`{fields.at('type')}`: {kind!r} is not json_schema")
+        raise DialectError(f"`{fields.at('type')}`: there is no {quoted(kind)}; there is json_schema")
     schema = fields.object_raw("schema")
     if schema is None:
         raise DialectError(f"`{fields.at('schema')}` is required")

@@ -10,6 +10,7 @@ from shared.config import Provider
 from shared.errors import DialectError
 from worker.dialects.anthropic.encode_content import encode_system, encode_turns, sendable_turns
 from worker.dialects.anthropic.thinking import plan_thinking
+from worker.dialects.lenient import BAD_JSON
 from worker.dialects.neutral import Effort, Message, Request, ServerTool, Text, Tool
 
 # Anthropic demands a bound where others have none.  This many every model since Claude 3.5 can write, and long
@@ -115,7 +116,7 @@ def _input_schema(tool: Tool) -> Raw | dict[str, Raw]:
         return _NO_ARGUMENTS
     try:
         schema = _object.decode(written)
-    except msgspec.DecodeError:
+    except BAD_JSON:
         raise DialectError(f"tool {tool.name!r}: its parameters are not a JSON schema") from None
     return tool.schema if "type" in schema else {"type": Raw(b'"object"'), **schema}
 

@@ -90,7 +90,7 @@ class AnthropicExchange(Exchange):
     def encode_answer(self, answer: Answer, reply: Reply) -> bytes:
         return encode_answer(answer, reply)
 
-    def error_body(self, status: int, message: str, code: str | None = None) -> bytes:
+    def error_body(self, status: int, message: str, code: str | None = None, param: str | None = None) -> bytes:
         return errors.error_body(status, message, request_id=self._request_id)
 
     def error_event(self, message: str, type: str) -> bytes:

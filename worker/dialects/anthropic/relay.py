@@ -17,7 +17,7 @@ from worker.dialects.foreign_error import foreign_message
 from worker.dialects.gathered import GatheredBody
 from worker.dialects.neutral import Usage
 from worker.dialects.rename import Renaming
-from worker.dialects.sse import EventCutter, encode_event, payloads
+from worker.dialects.sse import EventCutter, encode_event, payloads, through_payload
 from worker.dialects.tokens import TokenMeter
 
 MESSAGE_STOP = encode_event("message_stop", b'{"type":"message_stop"}')
@@ -58,7 +58,10 @@ class StreamRelay:
         return out + MESSAGE_STOP
 
     def _read(self, block: bytes) -> bytes:
-        for payload in payloads(block):
+        for number, payload in enumerate(payloads(block)):
+            if self.done:  # what an upstream says behind its end is nobody's
+                block = through_payload(block, number)
+                break
             try:
                 event = read_event(payload)
             except BAD_JSON:

@@ -120,8 +120,8 @@ class _Function(Struct, tag_field="role", tag="function"):
     pass
 
 
-_Wire = _System | _Developer | _User | _Assistant | _Tool | _Function
-_message: msgspec.json.Decoder[_Wire] = msgspec.json.Decoder(_Wire)
+WireMessage = _System | _Developer | _User | _Assistant | _Tool | _Function
+_message: msgspec.json.Decoder[WireMessage] = msgspec.json.Decoder(WireMessage)
 _text: msgspec.json.Decoder[str] = msgspec.json.Decoder(str)
 
 # --- the conversation
@@ -141,10 +141,12 @@ def decode_messages(messages: list[Raw]) -> tuple[tuple[Text, ...], tuple[Messag
     return tuple(system), merged(turns)
 
 
-def _turn(message: _Wire, path: str) -> tuple[Role, list[Part]]:
+def _turn(message: WireMessage, path: str) -> tuple[Role, list[Part]]:
     match message:
         case _System(content=content):
             return "system", [*_texts(content)]
+        case _User(content=None):
+            raise DialectError(f"`{path}.content` is required: a string, or a list of parts")
         case _User(content=content):
             return "user", [*_said(content, f"{path}.content")]
         case _Assistant():

@@ -82,7 +82,7 @@ class _ToolKind(Struct):
     name: Any = None
 
 
-class _Options(Struct):
+class Options(Struct):
     """Everything beside the messages."""
 
     tools: list[Raw] | None = None
@@ -110,7 +110,7 @@ class _Options(Struct):
 
 
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {
-    field.name: msgspec.json.Decoder(field.type) for field in msgspec.structs.fields(_Options)
+    field.name: msgspec.json.Decoder(field.type) for field in msgspec.structs.fields(Options)
 }
 _raws: msgspec.json.Decoder[list[Raw]] = msgspec.json.Decoder(list[Raw])
 _tool_kind: msgspec.json.Decoder[_ToolKind] = msgspec.json.Decoder(_ToolKind)
@@ -120,7 +120,7 @@ _function_tool: msgspec.json.Decoder[_FunctionTool] = msgspec.json.Decoder(_Func
 def decode_request(fields: dict[str, Raw]) -> Request:
     """The request in a body's `fields`; `DialectError` names the field that is wrong, for the client to read."""
     known = {name: decoded(fields[name], decoder, name) for name, decoder in _decoders.items() if name in fields}
-    options = _Options(**known)
+    options = Options(**known)
     _refuse(options)
     system, messages = decode_messages(decoded(fields["messages"], _raws, "messages"))
     reasoning, effort = _reasoning(options)
@@ -144,7 +144,7 @@ def decode_request(fields: dict[str, Raw]) -> Request:
     )
 
 
-def _refuse(options: _Options) -> None:
+def _refuse(options: Options) -> None:
     if bytes(options.functions) not in (b"null", b"[]"):
         raise DialectError("`functions`: functions are no longer spoken; use `tools`")
     if bytes(options.function_call) != b"null":
@@ -196,7 +196,7 @@ def _tool_choice(choice: str | _ToolChoice | None) -> ToolChoice | None:
             )
 
 
-def _reasoning(options: _Options) -> tuple[Reasoning | None, Effort | None]:
+def _reasoning(options: Options) -> tuple[Reasoning | None, Effort | None]:
     """How much to think, whichever of the three ways to say so the client chose.
 
     Words that are new to us, and hosts' own ("default", "auto"), leave it to the model.

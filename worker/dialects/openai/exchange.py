@@ -52,8 +52,8 @@ class OpenAIExchange(Exchange):
     def encode_answer(self, answer: Answer, reply: Reply) -> bytes:
         return encode_answer(answer, reply)
 
-    def error_body(self, status: int, message: str, code: str | None = None) -> bytes:
-        return errors.error_body(status, message, code=code)
+    def error_body(self, status: int, message: str, code: str | None = None, param: str | None = None) -> bytes:
+        return errors.error_body(status, message, code=code, param=param)
 
     def error_event(self, message: str, type: str) -> bytes:
         return errors.error_event(message, type=type)

@@ -19,7 +19,7 @@ from worker.dialects.openai.failure import flat_failure
 from worker.dialects.openai.usage import usage_in
 from worker.dialects.openai.wire import BAD_JSON, Choice, Chunk, error_message, read_chunk
 from worker.dialects.rename import Renaming
-from worker.dialects.sse import EventCutter, payloads, split_events
+from worker.dialects.sse import EventCutter, payloads, split_events, through_payload
 from worker.dialects.tokens import TokenMeter
 
 DONE = b"data: [DONE]\n\n"
@@ -61,7 +61,10 @@ class StreamRelay:
 
     def _read(self, block: bytes) -> bytes:
         hidden = False
-        for payload in payloads(block):
+        for number, payload in enumerate(payloads(block)):
+            if self.done:  # what an upstream says behind its end is nobody's
+                block = through_payload(block, number)
+                break
             if payload == b"[DONE]":
                 self.done = True
                 continue

@@ -13,13 +13,13 @@ from worker.dialects.envelope import OURS, Known, read_envelope
 from worker.dialects.lenient import BAD_JSON
 
 
-class _Known(Known):
+class ChatKnown(Known):
     """What is read beside what both dialects have."""
 
     stream_options: dict[str, Raw] | None = None
 
 
-_known: msgspec.json.Decoder[_Known] = msgspec.json.Decoder(_Known)
+_known: msgspec.json.Decoder[ChatKnown] = msgspec.json.Decoder(ChatKnown)
 
 
 class ChatRequest(Struct, frozen=True):
