@@ -5,6 +5,7 @@
     ├── StartError          the service can't start: port in use, unwritable folder, another instance
     ├── ControlError        the command line could not reach the service, or was refused by it
     ├── StorageError        the database can't be read or written now
+    ├── UsageError          a command lacks an answer that only a flag, or a person at a terminal, can give
     ├── QueryError          a question about the history is wrong: a parameter of it, or its value
     ├── FrameError          bytes on a pipe are not a frame
     ├── DialectError        bytes from a client or an upstream break their protocol
@@ -44,6 +45,10 @@ class StorageError(KimiProxyError):
         super().__init__(message)
         self.passing = passing
         self.corrupt = corrupt
+
+
+class UsageError(KimiProxyError):
+    """A command was called in a way that can't work; the message names the flag."""
 
 
 class QueryError(KimiProxyError):

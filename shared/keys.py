@@ -1,7 +1,8 @@
 """The keys for providers, ChatKit and TLS: looked up when a configuration is loaded, kept in memory, never logged.
 
 A variable `KIMI_API_KEY` of the provider `kimi` is looked for in the environment, then among systemd's credentials
-(`$CREDENTIALS_DIRECTORY`) as the file `KIMI_API_KEY`, `kimi_api_key` or `<provider>_api_key`.
+(`$CREDENTIALS_DIRECTORY`) as the file `KIMI_API_KEY`, `kimi_api_key` or `<provider>_api_key`.  Where the configuration
+says so, it is in a file, or in the user's keyring, instead.
 """
 
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from shared import keyring
 from shared.certificate import TLS, read_certificate
 from shared.config.presets import PRESETS
 from shared.config.types import ChatKit, Config, Provider
@@ -33,6 +35,8 @@ class _Wanted(Struct, frozen=True, kw_only=True):
     variables: tuple[str, ...]
     file: str | None
     optional: bool
+    keyring: str | None = None
+    """The name that the user's keyring knows it by."""
 
 
 def resolve_keys(config: Config, env: Mapping[str, str]) -> dict[str, str]:
@@ -65,6 +69,7 @@ def _of_provider(provider: Provider) -> _Wanted:
         variables=tuple(dict.fromkeys((named, *others))) if named is not None else (),
         file=provider.api_key_file,
         optional=provider.api_key_optional,
+        keyring=provider.name if provider.api_key_keyring else None,
     )
 
 
@@ -87,6 +92,8 @@ def _resolve(wanted: _Wanted, env: Mapping[str, str]) -> str | None:
         if data is None:
             raise ConfigError(f"{wanted.who}: there is no file {path}: create it with the key, or correct api_key_file")
         return _checked(wanted, data, str(path))
+    if wanted.keyring is not None:
+        return _from_keyring(wanted, wanted.keyring, env)
     if not wanted.variables:
         return None
     for variable in wanted.variables:
@@ -105,6 +112,16 @@ def _resolve(wanted: _Wanted, env: Mapping[str, str]) -> str | None:
         f" {wanted.credential} (systemd's LoadCredential=), set api_key_file in {wanted.section},"
         " or remove that section"
     )
+
+
+def _from_keyring(wanted: _Wanted, name: str, env: Mapping[str, str]) -> str:
+    try:
+        key = keyring.look_up(name, env)
+    except ConfigError as error:
+        raise ConfigError(f"{wanted.who}: {error}, or name the key in another way than by api_key_keyring") from None
+    if key is None:
+        raise ConfigError(f"{wanted.who}: the keyring has no key for it: kimi-proxy set-key {name} --keyring")
+    return _checked(wanted, key, "the key in the keyring")
 
 
 def _read(wanted: _Wanted, path: Path, *, private: bool) -> str | None:

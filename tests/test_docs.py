@@ -36,6 +36,7 @@ from shared.records import CancelReason, Dialect, Status
 from supervisor import schema as database
 from supervisor.changes import BOUND_AT_BIRTH
 from supervisor.cli import main
+from supervisor.cli.launcher.environment import Models, claude_environment
 from worker.agent.frames import FORMATS
 from worker.agent.run import TIMED_OUT
 from worker.agent.tools import BUILT_IN
@@ -408,6 +409,13 @@ def test_the_values_of_the_history_s_parameters():
 
 def test_the_sums_of_the_history():
     assert [name for row in rows(sections(HISTORY)["Sums"]) for name in code(row[0])] == list(SUMS)
+
+
+def test_the_variables_of_claude_code():
+    models = Models(main="any", opus="any", sonnet="any", haiku="any", context_size=1)
+    made = claude_environment({"HTTPS_PROXY": "any"}, "http://127.0.0.1:8000", None, models)
+    said = rows(sections((ROOT / "docs/claude-code.md").read_text())["What launch does"])
+    assert {name for row in said for name in code(row[0])} | {"HTTPS_PROXY"} == set(made)
 
 
 # Links

@@ -42,7 +42,7 @@ _NO_THOUGHT = Translation(replay_thinking="off")
 
 PRESETS: dict[str, Preset] = {
     # Keys of the Kimi coding plans (api.kimi.com) are not valid here, nor the other way round: such a plan needs
-    # `base_url = "https://api.kimi.com/coding/v1"`.
+    # `base_url = "https://api.kimi.com/coding/v1"`, `dialect = "anthropic"`.
     "kimi": Preset(
         base_url="https://api.moonshot.ai/v1",
         key_envs=("KIMI_API_KEY", "MOONSHOT_API_KEY"),

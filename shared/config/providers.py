@@ -29,6 +29,7 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer"})
 _NOT_OF_A_PROVIDER = ("key_envs", "default_model", "translation")  # fields that only a preset has, or in another form
 _IN_ANOTHER_FORM = ("base_url", "normalise", "translation", "requests_per_minute", "burst_size")
+_KEY_SOURCES = ("api_key_env", "api_key_file", "api_key_keyring")
 _DIALECT_PATHS = ("/chat/completions", "/messages")
 
 
@@ -132,13 +133,12 @@ def _key_source(
 ) -> dict[str, Any]:
     check_variable(document, (*at, "api_key_env"), section.api_key_env)
     check_file_name(document, (*at, "api_key_file"), section.api_key_file)
+    named = [name for name in _KEY_SOURCES if getattr(section, name)]
+    if len(named) > 1:
+        raise document.fault((*at, named[1]), f"{table_name(at)} has both {named[0]} and {named[1]}: keep one of them")
     if section.api_key_file is not None:
-        if section.api_key_env is not None:
-            raise document.fault(
-                (*at, "api_key_file"), f"{table_name(at)} has both api_key_env and api_key_file: keep one of them"
-            )
         return {"api_key_file": beside(document.source, section.api_key_file)}
-    if section.api_key_env is not None or preset is None or not preset.key_envs:
+    if named or preset is None or not preset.key_envs:
         return {}
     found = [variable for variable in preset.key_envs if env.get(variable, "").strip()]
     # At another address than the usual one, such as a local stand-in, perhaps no key is needed.

@@ -141,6 +141,7 @@ class Provider(Section, frozen=True):
     base_url: str | None = None
     api_key_env: str | None = None
     api_key_file: str | None = None
+    api_key_keyring: bool | None = None
     connect_timeout: Wait | None = None
     first_byte_timeout: Wait | None = None
     chunk_timeout: Wait | None = None

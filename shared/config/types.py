@@ -174,6 +174,8 @@ class Provider(Struct, frozen=True, kw_only=True):
     api_key_env: str | None = None
     api_key_file: str | None = None
     """Joined with the folder of the configuration."""
+    api_key_keyring: bool = False
+    """Its key is in the user's keyring."""
     api_key_optional: bool = False
     """Nobody asked for `api_key_env` by name and the address isn't the preset's: without a key none is sent."""
     connect_timeout: float = 10.0

@@ -14,8 +14,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from shared.errors import KimiProxyError, QueryError
-from supervisor.cli.arguments import make_parser
+from shared.errors import KimiProxyError, QueryError, UsageError
+from supervisor.cli.arguments import make_parser, parse
 from supervisor.cli.text import say
 
 INTERRUPTED = 130
@@ -25,7 +25,7 @@ BROKEN_PIPE = 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `SystemExit` only for `--help` and wrong usage."""
     parser = make_parser()
-    arguments = parser.parse_args(argv)
+    arguments = parse(parser, sys.argv[1:] if argv is None else argv)
     if not sys.stdout:  # `>&-` closes it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- for the life of the process
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has left (`| head`); at exit Python would flush, and complain, once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except QueryError as error:
+    except (QueryError, UsageError) as error:
         say(str(error))
         return 2
     except KimiProxyError as error:

@@ -1,8 +1,10 @@
 """The grammar of the command line: commands, their options, and the function behind each."""
 
 import argparse
+from collections.abc import Sequence
 
 from shared import VERSION
+from supervisor.cli.launcher.commandline import split
 
 _EPILOG = "Without a configuration file and without a key in the environment, the built-in model `echo` is served."
 # The filters of the history (`shared.history.parameters`) that take any number of values.
@@ -36,6 +38,20 @@ def make_parser() -> argparse.ArgumentParser:
             sub.add_argument("--config", metavar="PATH", help="the configuration file (default: the first one found)")
         return sub
 
+    _setup(command("setup", "setup:setup", "choose a provider, check its key and write the configuration", config=True))
+    set_key = command("set-key", "setkey:set_key", "keep the key of a provider, in a file or the keyring", config=True)
+    set_key.add_argument("provider", metavar="PROVIDER", help="its name in the configuration, or one of `setup`'s list")
+    set_key.add_argument("key", metavar="KEY|-", nargs="?", help="the key; -: from standard input (default: asked for)")
+    set_key.add_argument("--keyring", action="store_true", help="in the keyring of the desktop, by secret-tool")
+    _provider(command("provider", "provider:provider", "show who answers Claude Code, or change that", config=True))
+    models = command("models", "models:models", "list the models that can be asked for", config=True)
+    help = "ask a provider for its own list (default: the one that answers Claude Code)"
+    models.add_argument("--upstream", metavar="NAME", nargs="?", const="", help=help)
+    _json(models)
+    _json(command("check", "check:check", "look at every layer from the key to an answer, with fixes", config=True))
+    reset = command("reset", "reset:reset", "remove configuration, keys and alias, after a question", config=True)
+    reset.add_argument("--history", action="store_true", help="the database and the log, too")
+    reset.add_argument("--yes", action="store_true", help="don't ask")
     command("run", "run:run", "serve in the foreground, logging to stderr", config=True)
     command("start", "start:start", "serve in the background, and return when it is ready", config=True)
     command("stop", "stop:stop", "stop the service, letting its streams finish")
@@ -73,8 +89,58 @@ def make_parser() -> argparse.ArgumentParser:
     _key(command("key", "key:list_keys", "make, show and revoke the keys of clients"))
     tokens = command("count-tokens", "tokens:count_tokens", "count the tokens (o200k) of a text")
     tokens.add_argument("text", metavar="TEXT", nargs="?", default="-", help="the text; - or nothing: standard input")
+    _launch(
+        command(
+            "launch", "launch:launch", "run Claude Code against the service, which is started if need be", config=True
+        )
+    )
+    _alias(command("alias", "alias:alias", "make `kimi` a short name of `kimi-proxy launch` in your shell"))
     command("version", "version:version", "show the version")
     return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """What `argv` asks for; `claude_arguments` is what `launch` has to pass on, which argparse would want to know."""
+    if argv[:1] != ["launch"]:
+        return parser.parse_args(argv)
+    ours, theirs = split(argv[1:])
+    arguments = parser.parse_args(["launch", *ours])
+    arguments.claude_arguments = theirs
+    return arguments
+
+
+def _launch(launch: argparse.ArgumentParser) -> None:
+    launch.usage = "kimi-proxy launch [--model MODEL] [--claude PATH] [--config PATH] [ARGUMENT ...] [-- ARGUMENT ...]"
+    launch.epilog = "All other arguments, and everything behind a `--`, go to Claude Code as they are."
+    launch.add_argument("--model", metavar="MODEL", help="what to ask for: a model's name, provider/model, opus, haiku")
+    launch.add_argument("--claude", metavar="PATH", help="Claude Code itself (default: $KIMI_PROXY_CLAUDE, or found)")
+
+
+def _alias(alias: argparse.ArgumentParser) -> None:
+    alias.add_argument("--shell", choices=["bash", "zsh", "fish"], help="default: that of $SHELL")
+    action = alias.add_mutually_exclusive_group()
+    action.add_argument("--install", dest="action", action="store_const", const="install", help="without asking")
+    action.add_argument("--remove", dest="action", action="store_const", const="remove", help="take it out again")
+    action.add_argument("--print", dest="action", action="store_const", const="print", help="show it, write nothing")
+
+
+def _setup(setup: argparse.ArgumentParser) -> None:
+    setup.add_argument("--provider", metavar="NAME", help="who answers; a name of your own goes with --base-url")
+    setup.add_argument("--key", metavar="KEY|-", help="its key; -: from standard input, unseen by ps and history")
+    setup.add_argument("--model", metavar="NAME", help="what the provider calls the model (default: one that fits)")
+    setup.add_argument("--base-url", metavar="URL", help="of a provider of your own, or in the place of the usual one")
+    setup.add_argument("--dialect", choices=["openai", "anthropic"], help="what such a provider speaks")
+    setup.add_argument("--keyring", action="store_true", help="keep the key in the keyring of the desktop")
+    alias = argparse.BooleanOptionalAction
+    setup.add_argument("--alias", action=alias, help="install the shell alias `kimi` (default: asked for)")
+    setup.add_argument("--no-check", action="store_true", help="don't try the key and the model")
+    setup.add_argument("--yes", action="store_true", help="ask nothing: take the default of what no flag answers")
+
+
+def _provider(provider: argparse.ArgumentParser) -> None:
+    provider.add_argument("name", metavar="NAME", nargs="?", help="who shall answer Claude Code from now on")
+    provider.add_argument("--model", metavar="MODEL", help="what it calls the model (default: one that fits)")
+    _json(provider)
 
 
 def _sessions(sessions: argparse.ArgumentParser) -> None:

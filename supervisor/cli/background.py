@@ -7,12 +7,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from shared.errors import ControlError, StartError
 from shared.paths import Paths
+from supervisor.cli.interrupt import held
 from supervisor.cli.text import duration, say
 from supervisor.instance import running_pid
 
@@ -20,18 +21,36 @@ READY_TIMEOUT = 60.0
 _KILL_AFTER = 10.0
 _SILENT = 1.0
 _REMIND_EVERY = 5.0
+_STATUS_AFTER = 3.0
 _MAX_NOTIFICATION_BYTES = 4096
+# The first of systemd's descriptors is 3, and who gets them has to be told its own pid (sd_listen_fds(3)).
+_PASS_LISTENER = 'exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
 _SOURCE_TREE = Path(__file__).resolve().parents[2]
 # What a service manager told this process about itself must not reach the service we start.
 _NOT_PASSED_ON = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
-def launch(paths: Paths, config: str | None, env: Mapping[str, str], timeout: float = READY_TIMEOUT) -> int:
+def launch(
+    paths: Paths,
+    config: str | None,
+    env: Mapping[str, str],
+    timeout: float = READY_TIMEOUT,
+    *,
+    listener: socket.socket | None = None,
+    on_born: Callable[[int], None] | None = None,
+) -> int:
     """Start `run` in a session of its own, its output appended to the log, and return its pid once it is ready.
+
+    `listener`: a listening socket, which is all that it serves at, as one of systemd's; the caller closes it.
+    `on_born` is told the pid as soon as there is one, which no interrupt can prevent.
 
     Raises `StartError` with the service's own words when it gives up, or when `timeout` seconds were not enough; it
     is then stopped.  So it is when this process is interrupted.
     """
+    argv = [*command(), *(["--config", config] if config else [])]
+    if listener is not None:
+        argv = ["/bin/sh", "-c", _PASS_LISTENER, "sh", *argv]
+    process: subprocess.Popen[bytes] | None = None
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifications:
         notifications.bind("")  # the kernel chooses an abstract address (unix(7), autobind)
         notifications.setblocking(False)
@@ -39,22 +58,27 @@ def launch(paths: Paths, config: str | None, env: Mapping[str, str], timeout: fl
         log = os.open(paths.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             log_start = os.fstat(log).st_size
-            process = subprocess.Popen(
-                [*command(), *(["--config", config] if config else [])],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=child_environment(env) | {"NOTIFY_SOCKET": address},
-            )
-        finally:
-            os.close(log)
-        try:
+            # An interrupt inside of Popen would leave a child that nobody knows of.
+            with held():
+                process = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL if listener is None else listener.fileno(),
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    env=child_environment(env) | {"NOTIFY_SOCKET": address},
+                )
+                if on_born is not None:
+                    on_born(process.pid)
             if not _wait_ready(process, notifications, timeout):
                 raise StartError(f"it was not ready within {duration(timeout)} and was stopped; see {paths.log_file}")
         except BaseException:
-            _end(process)
+            if process is not None:
+                with held():
+                    _end(process)
             raise
+        finally:
+            os.close(log)
         if process.returncode is not None:
             raise StartError(_last_words(paths.log_file, log_start, process.returncode))
         process.returncode = 0  # a daemon now, which outlives us: keeps Popen from warning that nobody waits for it
@@ -138,8 +162,12 @@ def _wait_gone(pidfd: int, pid: int, timeout: float) -> bool:
 
 
 def _wait_ready(process: "subprocess.Popen[bytes]", notifications: socket.socket, timeout: float) -> bool:
-    """True when the service said READY=1, or ended (`returncode` is set then); False when time ran out."""
-    deadline = time.monotonic() + timeout
+    """True when the service said READY=1, or ended (`returncode` is set then); False when time ran out.
+
+    What it says of its start is passed on to a person who has to wait for it.
+    """
+    began = time.monotonic()
+    deadline = began + timeout
     poll = select.poll()
     poll.register(notifications, select.POLLIN)
     pidfd = os.pidfd_open(process.pid)
@@ -148,7 +176,7 @@ def _wait_ready(process: "subprocess.Popen[bytes]", notifications: socket.socket
         while (remaining := deadline - time.monotonic()) > 0:
             readable = {fd for fd, _ in poll.poll(1000 * remaining)}
             for name, value in _assignments(notifications):
-                if name == "STATUS":
+                if name == "STATUS" and time.monotonic() - began >= _STATUS_AFTER:
                     say(value)
                 if (name, value) == ("READY", "1"):
                     return True

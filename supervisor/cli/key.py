@@ -11,25 +11,23 @@ from typing import Any
 from msgspec import Struct
 
 from shared.clientkeys import check_client_key, fingerprint, hashed
-from shared.config import is_loopback, parse_bind, parse_config
-from shared.config.auth import with_more_keys
+from shared.config import is_loopback, parse_bind
 from shared.config.document import Document
 from shared.config.providers import beside
 from shared.errors import ConfigError, ControlError
-from supervisor.cli.client import NotRunningError, control_paths, request
+from supervisor.cli.client import control_paths
 from supervisor.cli.configfile import HEAD, change_file, choose_file
+from supervisor.cli.inforce import check_change, keys_in, put_in_force, running_service
 from supervisor.cli.keytext import add_client, remove_client, remove_key, remove_line
-from supervisor.cli.live import ask_sessions, ask_status, misfit
+from supervisor.cli.live import ask_sessions
 from supervisor.cli.out import show_json
 from supervisor.cli.text import say, table
-from supervisor.control import Done, Reload, StatusReply
+from supervisor.control import StatusReply
 
 PREFIX = "kp-"
 SECRET_BYTES = 32
 SHORT = 20
 """Characters; somebody might guess a key of fewer."""
-RELOAD_TIMEOUT = 120.0
-"""Seconds; as `kimi-proxy reload`."""
 
 
 IN_CLIENTS, IN_KEYS, IN_ENVIRONMENT = "auth.clients", "auth.keys", "auth.keys_env"
@@ -59,7 +57,7 @@ def add(arguments: argparse.Namespace) -> int:
             values[name] = value
     if arguments.no_dashboard:
         values["dashboard"] = False
-    running = _running()
+    running = running_service()
     path = _file(arguments, running)
 
     def change(text: str) -> str:
@@ -68,7 +66,7 @@ def add(arguments: argparse.Namespace) -> int:
                 f"{path}: there is a client {arguments.name} already: revoke it first, or choose another name"
             )
         made = add_client(text if text.strip() else HEAD, arguments.name, values)
-        _check(text, made, path)
+        check_change(text, made, path)
         return made
 
     change_file(path, change)
@@ -77,12 +75,12 @@ def add(arguments: argparse.Namespace) -> int:
         say(f"the key of {arguments.name} (fingerprint {fingerprint(key)}); it is shown this once")
     else:
         say(f"{arguments.name} has the key with the fingerprint {fingerprint(key)}")
-    return _put_in_force(path, running)
+    return put_in_force(path, running)
 
 
 def list_keys(arguments: argparse.Namespace) -> int:
     """All keys that the configuration has, by name and fingerprint."""
-    entries = _entries(_file(arguments, _running()))
+    entries = _entries(_file(arguments, running_service()))
     if arguments.json:
         show_json({"keys": entries})
         return 0
@@ -107,7 +105,7 @@ def list_keys(arguments: argparse.Namespace) -> int:
 
 def revoke(arguments: argparse.Namespace) -> int:
     """Take a key away: it opens nothing from the moment that the service has read the file, and its streams end."""
-    running = _running()
+    running = running_service()
     path = _file(arguments, running)
     entries = _entries(path)
     wanted = [entry for entry in entries if arguments.which == entry.name] or [
@@ -124,7 +122,7 @@ def revoke(arguments: argparse.Namespace) -> int:
     for entry in wanted:
         _remove(entry, path)
     streams = _streams(entry.fingerprint for entry in wanted) if running is not None else 0
-    code = _put_in_force(path, running)
+    code = put_in_force(path, running)
     if code == 0:
         ended = f"; live streams that it had: {streams}, cancelled" if running is not None else ""
         say(f"{arguments.which} is revoked{ended}")
@@ -136,12 +134,12 @@ def revoke(arguments: argparse.Namespace) -> int:
 def _remove(entry: Entry, path: Path) -> None:
     def change(text: str) -> str:
         made = remove_key(text, entry.fingerprint) if entry.name is None else remove_client(text, entry.name)
-        _check(text, made, path)
+        check_change(text, made, path)
         return made if made.strip() else HEAD
 
     def change_lines(text: str) -> str:
         made = remove_line(text, entry.fingerprint)
-        if not _keys_in(made):
+        if not keys_in(made):
             raise ControlError(f"{entry.source} would hold no key then: take keys_file out of {path} instead")
         return made
 
@@ -177,16 +175,10 @@ def _entries(path: Path) -> list[Entry]:
         places[IN_ENVIRONMENT] = os.environ.get(auth.keys_env, "").replace(",", " ").split()
     if auth.keys_file is not None:
         keys_file = beside(str(path), auth.keys_file)
-        places[keys_file] = _keys_in(Path(keys_file).read_text("utf-8-sig"))
+        places[keys_file] = keys_in(Path(keys_file).read_text("utf-8-sig"))
     for place, keys in places.items():
         entries += [Entry(name=None, fingerprint=fingerprint(key), source=place) for key in dict.fromkeys(keys)]
     return entries
-
-
-def _keys_in(text: str) -> list[str]:
-    """The keys of a `keys_file`."""
-    lines = [line.strip() for line in text.splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _given_key() -> str:
@@ -200,31 +192,8 @@ def _given_key() -> str:
     return key
 
 
-def _running() -> StatusReply | None:
-    """What the service says of itself; None if there is none."""
-    try:
-        return ask_status(control_paths(os.environ))
-    except NotRunningError:
-        return None
-
-
 def _file(arguments: argparse.Namespace, running: StatusReply | None) -> Path:
     return choose_file(arguments.config, os.environ, running.config_source if running is not None else None)
-
-
-def _check(old: str, new: str, path: Path) -> None:
-    """`ConfigError` if `new` is wrong in a way that `old` is not: the service would refuse it."""
-    try:
-        parsed = parse_config(new, str(path), os.environ)
-        if parsed.auth_keys_file is not None:
-            with_more_keys(parsed.config.auth, _keys_in(Path(parsed.auth_keys_file).read_text("utf-8-sig")))
-    except ConfigError as error:
-        try:
-            parse_config(old, str(path), os.environ)
-        except ConfigError as older:
-            if str(older) == str(error):
-                return
-        raise ConfigError(f"{error} (nothing was written)") from None
 
 
 def _refuse_open_door(running: StatusReply) -> None:
@@ -242,34 +211,6 @@ def _streams(fingerprints: Iterable[str]) -> int:
     wanted = set(fingerprints)
     sessions = ask_sessions(control_paths(os.environ)).active.get("sessions", [])
     return sum(session.get("client") in wanted for session in sessions)
-
-
-def _put_in_force(path: Path, running: StatusReply | None) -> int:
-    """Have the service read `path` again; 1 if it refuses that."""
-    if running is None:
-        say(f"{path} is written; the service does not run")
-        return 0
-    if running.config_source is not None and not _is_same(Path(running.config_source), path):
-        say(f"{path} is written, but the service that runs reads {running.config_source}: it was not told")
-        return 0
-    paths = control_paths(os.environ)
-    reply = request(paths, Reload(), RELOAD_TIMEOUT)
-    if not isinstance(reply, Done):
-        say(f"{path} is written, but the service refuses it, and goes on as before: {misfit(reply)}", "error")
-        return 1
-    source = ask_status(paths).config_source
-    if source is None or not _is_same(Path(source), path):
-        say(
-            f"{path} is written, but the service that runs does not look there: restart it with --config {path}",
-            "error",
-        )
-        return 1
-    say(f"the service was told: {reply.message}")
-    return 0
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _rate(entry: Entry) -> str:

@@ -6,10 +6,7 @@
 `NoNode` where there is no node or npm to install it with.
 """
 
-import fcntl
-import hashlib
 import os
-import shutil
 import subprocess
 import uuid
 from collections.abc import AsyncIterator
@@ -18,35 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trio
+from fakes.node import NoNode, install_packages
 
-PACKAGE = Path(__file__).parents[1] / "clients" / "claude-code"
+__all__ = ["ClaudeCode", "Ended", "NoNode", "install_claude_code"]
 TIMEOUT = 60.0
-
-
-class NoNode(Exception):
-    """Says what is missing."""
 
 
 def install_claude_code() -> Path:
     """Its executable, installed on first use and whenever the lock has changed.  Blocks, for seconds then."""
-    for tool in ("node", "npm"):
-        if shutil.which(tool) is None:
-            raise NoNode(f"{tool} is missing; on Debian and Ubuntu: apt install nodejs npm")
-    locked = hashlib.sha256((PACKAGE / "package-lock.json").read_bytes()).hexdigest()
-    stamp = PACKAGE / "node_modules" / ".kimi-proxy-stamp"
-    with (PACKAGE / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_text() != locked:
-            # Packages' scripts don't run by themselves; this one puts the program of the right platform in its place.
-            _run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-            _run("node", "node_modules/@anthropic-ai/claude-code/install.cjs")
-            stamp.write_text(locked)
-    return PACKAGE / "node_modules" / ".bin" / "claude"
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, cwd=PACKAGE, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+    # Its own script puts the program of the right platform in its place.
+    modules = install_packages("claude-code", "node", "node_modules/@anthropic-ai/claude-code/install.cjs")
+    return modules / ".bin" / "claude"
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ def born(paths):
     return json.loads((paths.state / "born.json").read_text())
 
 
-def test_start_returns_when_the_service_is_ready(paths, capsys):
+def test_start_returns_when_the_service_is_ready(paths, capsys, monkeypatch):
+    monkeypatch.setattr(background, "_STATUS_AFTER", 0.0)
     assert cli.main(["start"]) == 0
     captured = capsys.readouterr()
     pid = running_pid(paths.instance_lock)
@@ -118,6 +119,7 @@ def test_an_interrupt_while_starting_leaves_nothing_behind(paths, monkeypatch, c
     def interrupted(_message):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(background, "_STATUS_AFTER", 0.0)
     monkeypatch.setattr(background, "say", interrupted)  # at "starting 2 workers"
     assert cli.main(["start"]) == 130
     assert running_pid(paths.instance_lock) is None

@@ -152,7 +152,8 @@ class Books:
             case "closed idle":
                 if self._was_killed(seen):
                     return []
-                return [f"its connection was closed without an answer; {_short(record)}"] if record else []
+                told = f"{seen.what}, after {seen.ended - seen.asked:.3f} s"
+                return [f"its connection was closed without an answer ({told}); {_short(record)}"] if record else []
             case "cut":
                 return self._explain_cut(seen, record)
             case "left":
