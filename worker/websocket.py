@@ -49,6 +49,9 @@ MAX_MESSAGE_CHARS = 64 * 1024
 MAX_MESSAGES = 16
 """How many of them may wait for the application; the client's next ones then wait in its socket."""
 CLOSE_TIMEOUT = 1.0
+FRAMES_AT_ONCE = 50
+"""After so many the worker's other clients have their turn.  One read may hold ten thousand, and neither a ping nor a
+part of a message has to wait for anything."""
 
 
 class State(Enum):
@@ -183,7 +186,9 @@ class WebSocketStream:
         if self._deaf or self._state is State.ENDED:
             return
         self._ws.receive_data(data)
-        for event in self._ws.events():
+        for number, event in enumerate(self._ws.events(), 1):
+            if number % FRAMES_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
             match event:
                 case CloseConnection():
                     await self._take_close(event)
@@ -197,7 +202,8 @@ class WebSocketStream:
                     await self._put({"type": "websocket.pong"})
 
     async def _take_part(self, part: TextMessage | BytesMessage) -> None:
-        self._parts.append(part.data)
+        if part.data:  # a client can send empty ones for ever
+            self._parts.append(part.data)
         self._size += len(part.data)
         if self._size > self._max_size:
             self._parts.clear()
