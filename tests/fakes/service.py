@@ -199,12 +199,17 @@ class Service:
         self.check_accounts()
 
     def kill_everything(self) -> None:
-        """Leave no process, whatever happened."""
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        if self._process is not None:
-            self._process.wait()
+        """Leave no process, whatever happened; nor one that was forked meanwhile."""
+        for _ in range(10):
+            found = self.processes()
+            for process in found:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            if self._process is not None:
+                self._process.wait()
+            psutil.wait_procs(found, timeout=2)
+            if not found:
+                break
         self._notify.close()
 
     # Its looks

@@ -47,8 +47,8 @@ class Running:
 
     async def _is_quiet(self) -> bool:
         status = await self.service.status()
-        idle = all(worker.state == "serving" and worker.connections == worker.streams == 0 for worker in status.workers)
-        return idle and status.totals.active == 0
+        idle = [w for w in status.workers if w.state == "serving" and w.connections == w.streams == 0]
+        return len(idle) == len(status.workers) == status.workers_wanted and status.totals.active == 0
 
     async def check(self, before: dict[str, Any]) -> None:
         """Nothing has crashed, nothing is left, and every stream has its record."""

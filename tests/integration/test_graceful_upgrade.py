@@ -99,7 +99,7 @@ async def test_three_upgrades_under_load_and_those_that_fail_in_between(tmp_path
 
         async def lose_the_heir(moment: str) -> None:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(kill_the_heir, service, moment, chance.uniform(0.0, 0.05))
+                nursery.start_soon(kill_the_heir, service, moment, chance.randint(1, 10))
                 assert "the new supervisor " in await fail()
 
         async with steady_load(port, streams=50, rate=20, words=10, pace=8) as load:
@@ -137,13 +137,25 @@ async def test_three_upgrades_under_load_and_those_that_fail_in_between(tmp_path
     assert service.heard("MAINPID") == [str(pid) for pid in pids[1:]]
 
 
-async def kill_the_heir(service: Service, moment: str, delay: float) -> None:
-    """SIGKILL as soon as the log tells of another such `moment`."""
-    event = f" event={moment} ".encode()
-    seen = service.log_file.read_bytes().count(event)
-    await wait_until(lambda: service.log_file.read_bytes().count(event) > seen, moment, poll=0.005)
-    await trio.sleep(delay)
-    os.kill(int(service.events("service_start")[-1]["pid"]), signal.SIGKILL)
+async def kill_the_heir(service: Service, moment: str, steps: int) -> None:
+    """SIGKILL some steps behind the moment when the log tells of another event `moment`.
+
+    It lives from step to step, of a few milliseconds, and is stopped in between: it must not be ready before it is
+    killed, however long it takes to look into the log.
+    """
+
+    def count(event: str) -> int:
+        return service.log_file.read_bytes().count(f" event={event} ".encode())
+
+    started, seen = count("service_start"), count(moment)
+    await wait_until(lambda: count("service_start") > started, "an heir", poll=0.005)
+    heir = int(service.events("service_start")[-1]["pid"])
+    while steps:
+        os.kill(heir, signal.SIGSTOP)
+        steps -= count(moment) > seen
+        os.kill(heir, signal.SIGCONT)
+        await trio.sleep(0.005)
+    os.kill(heir, signal.SIGKILL)
 
 
 async def test_what_a_session_has_and_who_cancels_crosses_the_upgrade(tmp_path, port, upstream):
