@@ -26,6 +26,15 @@ def check_client_key(key: str) -> None:
         raise ConfigError("must be one or more visible ASCII characters, without spaces")
 
 
+def keys_in(text: str) -> list[tuple[int, str]]:
+    """The keys of a `keys_file`, unchecked, with the numbers of their lines.
+
+    One key a line; empty lines and lines that begin with # are for people.
+    """
+    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
+    return [(number, line) for number, line in lines if line and not line.startswith("#")]
+
+
 def hashed(key: str) -> str:
     """`sha256:<hex>` in lower case, of a checked key that may be one already."""
     if key.startswith(HASHED):

@@ -5,6 +5,7 @@ import secrets
 from pathlib import Path
 
 from shared.errors import StartError
+from supervisor.files import replacement
 
 SECRET_BYTES = 32
 
@@ -34,15 +35,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _make(path: Path) -> bytes:
-    """Made whole beside its place: a service that dies meanwhile must not leave half of it."""
     secret = secrets.token_bytes(SECRET_BYTES)
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, secret)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    new.replace(path)
+    with replacement(path, 0o600) as new:
+        new.write_bytes(secret)
     return secret

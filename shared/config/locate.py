@@ -10,7 +10,7 @@ import msgspec
 import platformdirs
 from msgspec import Struct
 
-from shared.clientkeys import check_client_key
+from shared.clientkeys import check_client_key, keys_in
 from shared.config.auth import with_more_keys
 from shared.config.parse import Parsed, parse_config
 from shared.config.types import Agent, Config
@@ -112,20 +112,15 @@ def _read_text(path: Path) -> str:
 
 
 def _read_client_keys(path: Path) -> list[str]:
-    """One key a line; empty lines and lines that begin with # are for people."""
-    keys = []
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
-        key = line.strip()
-        if not key or key.startswith("#"):
-            continue
+    keys = keys_in(_read_text(path))
+    for number, key in keys:
         try:
             check_client_key(key)
         except ConfigError as error:
             raise ConfigError(f"{path}:{number}: a client key {error}") from None
-        keys.append(key)
     if not keys:
         raise ConfigError(f"{path}: the file that [auth] keys_file names holds no key: write one a line into it")
-    return keys
+    return [key for _, key in keys]
 
 
 def _placed(agent: Agent, parsed: Parsed) -> Agent:

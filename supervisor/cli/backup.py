@@ -9,10 +9,10 @@ from pathlib import Path
 
 from shared.errors import ControlError, StorageError
 from shared.sqlite import mapped_errors
-from supervisor.cli.files import replacement
 from supervisor.cli.interrupt import interruptible
 from supervisor.cli.source import database_path, open_readonly
 from supervisor.cli.text import say, size
+from supervisor.files import replacement
 
 # Some 4 MiB: an interrupt is heard after each step.
 _STEP_PAGES = 1024

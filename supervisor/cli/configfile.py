@@ -11,7 +11,7 @@ import platformdirs
 
 from shared.config.locate import ENV_NAME, FILE_NAME, find_config
 from shared.errors import ControlError
-from supervisor.cli.files import replacement
+from supervisor.files import replacement
 
 HEAD = "# The configuration of kimi-proxy.\n"
 """Of a file that is made here; one that has nothing in it would be taken for one that is being written."""

@@ -13,11 +13,11 @@ from shared.errors import ControlError, QueryError
 from shared.history import queries
 from shared.history.export import writer
 from shared.history.parameters import MAX_ROWS, Export, Listing, parse_export
-from supervisor.cli.files import replacement
 from supervisor.cli.history import as_option, parameters
 from supervisor.cli.interrupt import interrupt_ends, interruptible
 from supervisor.cli.out import show
 from supervisor.cli.source import database_path, open_readonly, require_version
+from supervisor.files import replacement
 
 
 def export(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from shared.clientkeys import keys_in
 from shared.config import parse_config
 from shared.config.auth import with_more_keys
 from shared.errors import ConfigError
@@ -28,7 +29,7 @@ def check_change(old: str, new: str, path: Path) -> None:
     try:
         parsed = parse_config(new, str(path), os.environ)
         if parsed.auth_keys_file is not None:
-            with_more_keys(parsed.config.auth, keys_in(Path(parsed.auth_keys_file).read_text("utf-8-sig")))
+            with_more_keys(parsed.config.auth, keys_of(Path(parsed.auth_keys_file)))
     except ConfigError as error:
         try:
             parse_config(old, str(path), os.environ)
@@ -62,10 +63,9 @@ def put_in_force(path: Path, running: StatusReply | None) -> int:
     return 0
 
 
-def keys_in(text: str) -> list[str]:
-    """The keys of a `keys_file`."""
-    lines = [line.strip() for line in text.splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
+def keys_of(path: Path) -> list[str]:
+    """The keys of a `keys_file`, unchecked."""
+    return [key for _, key in keys_in(path.read_text("utf-8-sig"))]
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -24,8 +24,8 @@ from msgspec import Struct
 from shared.config.locate import FILE_NAME, SITE_CONFIG, load_config
 from shared.errors import ConfigError, StartError
 from supervisor.cli import units
-from supervisor.cli.files import replacement
 from supervisor.cli.text import say
+from supervisor.files import replacement
 
 SYSTEM_UNITS = Path("/etc/systemd/system")
 SERVICE, SOCKET = "kimi-proxy.service", "kimi-proxy.socket"

@@ -10,14 +10,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from shared.clientkeys import check_client_key, fingerprint, hashed
+from shared.clientkeys import check_client_key, fingerprint, hashed, keys_in
 from shared.config import is_loopback, parse_bind
 from shared.config.document import Document
 from shared.config.providers import beside
 from shared.errors import ConfigError, ControlError
 from supervisor.cli.client import control_paths
 from supervisor.cli.configfile import HEAD, change_file, choose_file
-from supervisor.cli.inforce import check_change, keys_in, put_in_force, running_service
+from supervisor.cli.inforce import check_change, keys_of, put_in_force, running_service
 from supervisor.cli.keytext import add_client, remove_client, remove_key, remove_line
 from supervisor.cli.live import ask_sessions
 from supervisor.cli.out import show_json
@@ -31,6 +31,11 @@ SHORT = 20
 
 
 IN_CLIENTS, IN_KEYS, IN_ENVIRONMENT = "auth.clients", "auth.keys", "auth.keys_env"
+
+
+def new_key() -> str:
+    """A key that nobody has."""
+    return PREFIX + secrets.token_urlsafe(SECRET_BYTES)
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -50,7 +55,7 @@ class Entry(Struct, frozen=True, kw_only=True):
 def add(arguments: argparse.Namespace) -> int:
     """Make a key, or take one from standard input; it alone is on stdout, and nothing else ever has it again."""
     given = _given_key() if arguments.key is not None else None
-    key = given or PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+    key = given or new_key()
     values: dict[str, Any] = {"key": hashed(key)}
     for name in ("models", "requests_per_minute", "burst_size", "max_concurrent"):
         if (value := getattr(arguments, name)) is not None:
@@ -175,7 +180,7 @@ def _entries(path: Path) -> list[Entry]:
         places[IN_ENVIRONMENT] = os.environ.get(auth.keys_env, "").replace(",", " ").split()
     if auth.keys_file is not None:
         keys_file = beside(str(path), auth.keys_file)
-        places[keys_file] = keys_in(Path(keys_file).read_text("utf-8-sig"))
+        places[keys_file] = keys_of(Path(keys_file))
     for place, keys in places.items():
         entries += [Entry(name=None, fingerprint=fingerprint(key), source=place) for key in dict.fromkeys(keys)]
     return entries

@@ -24,6 +24,20 @@ LOADED = r"""(() => {
         && [...document.querySelectorAll('#charts .tick')].length > 10;
 })()"""
 """All sections have had their first answers."""
+MODELS = """
+[models.tight]
+provider = "fake"
+model = "slow-2+text-2000"
+max_context_size = 1000
+[models.tight.price]
+input = 1.0
+output = 4.0
+[models.roomy]
+provider = "fake"
+model = "slow-40+text-2000"
+max_context_size = 100_000
+"""
+"""Of the configuration: what shows a gauge."""
 WIDTHS = {"desktop": (1280, 900), "phone": (360, 780)}
 
 

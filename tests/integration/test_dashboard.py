@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import trio
 from fakes import gateway as in_process
-from fakes.dashboard import downloaded, ended, opened, rows, stream, streams
+from fakes.dashboard import MODELS, downloaded, ended, opened, rows, stream, streams
 from fakes.service import config_text, run_service
 
 from shared import events
@@ -18,23 +18,15 @@ from shared.messages import ActiveSessions, CancelSession, CancelStale, Happened
 
 pytestmark = pytest.mark.integration
 
-CONFIG = """
-[models.tight]
-provider = "fake"
-model = "slow-2+text-2000"
-max_context_size = 1000
-[models.tight.price]
-input = 1.0
-output = 4.0
-[models.roomy]
-provider = "fake"
-model = "slow-40+text-2000"
-max_context_size = 100_000
+CONFIG = (
+    MODELS
+    + """
 [providers.poor]
 base_url = "ANTHROPIC_URL"
 dialect = "anthropic"
 max_retries = 0
 """
+)
 HOSTILE = "fake/slow-20+text-200+<img src=x onerror=document.title=1><script>document.title=2</script>"
 KEY = "a-long-and-secret-key"
 MOVING = """(() => {

@@ -2,25 +2,13 @@
 
 import pytest
 from fakes.browser import SHIFT
-from fakes.dashboard import WIDTHS, opened, recent, streams
+from fakes.dashboard import MODELS, WIDTHS, opened, recent, streams
 from fakes.history import write_history
 from fakes.looks import WRONG
 
 pytestmark = pytest.mark.integration
 
-CONFIG = """
-[models.tight]
-provider = "fake"
-model = "slow-2+text-2000"
-max_context_size = 1000
-[models.tight.price]
-input = 1.0
-output = 4.0
-[models.roomy]
-provider = "fake"
-model = "slow-40+text-2000"
-max_context_size = 100_000
-"""
+CONFIG = MODELS
 
 
 async def test_everything_fits_and_can_be_read(browser, shared):

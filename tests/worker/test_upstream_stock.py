@@ -9,8 +9,8 @@ from fakes.upstream import FIN, HANG, LAST_CHUNK, chunk, head, serve_upstream, w
 
 from shared.config import Provider
 from shared.errors import UpstreamBroken, UpstreamConnectError
+from shared.proxies import proxy_for
 from worker.upstream.client import UpstreamClient
-from worker.upstream.stock import proxy_for
 
 BODY = b'{"model": "m"}'
 LIMIT = 1 << 20

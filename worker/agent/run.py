@@ -157,8 +157,7 @@ class Run:
                     UpstreamError("the gateway failed; its log has the details", "InternalError")
                 )
         if outcome is None or session.client_gone:
-            if session.cancelled_at is not None and session.cancel_latency is None:
-                session.cancel_latency = trio.current_time() - session.cancelled_at
+            session.note_cancelled()
             await self._tell_error(CANCELLED, lambda base: refusal.of_cancel(base, session.reason or "admin"))
             return Outcome("cancelled", session.reason)
         return outcome

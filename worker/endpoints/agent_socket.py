@@ -9,8 +9,6 @@ whether he is still there.  While a run is under way another message is refused,
 then it takes the run's place, as a new stream of a session does everywhere.
 """
 
-import math
-
 import trio
 
 from worker.addressing import check_capacity
@@ -21,30 +19,25 @@ from worker.asgi import Header, HttpError, Request, WebSocket
 from worker.dialects.codec import Reply
 from worker.dialects.fault import quoted
 from worker.endpoints.agent import check_enabled, prepare, wanted_format
+from worker.endpoints.pulse import SEND_BUFFER_BYTES, Pulse, check_websocket
 from worker.gateway import Gateway
 from worker.listeners import SERVICE_RESTART
 from worker.websocket import text_frame
 
 MAX_MESSAGE_CHARS = 1024 * 1024
 """Of what a client says at once; up to `worker.websocket.MAX_MESSAGES` of that may wait."""
-SEND_BUFFER_BYTES = 128 * 1024
-"""Of the socket: a client that reads nothing is noticed when it is full, and the kernel would let it grow."""
 WIRE = Wire(text_frame, lambda text: b"")
 
 
 async def converse(gateway: Gateway, request: Request) -> None:
     """`?format=` is one of `worker.agent.frames.FORMATS`, for all runs."""
-    if not isinstance(request, WebSocket):
-        raise HttpError(
-            426,
-            "runs of the agent are told over a WebSocket here; POST /api/stream/message tells them as SSE",
-            headers=[(b"upgrade", b"websocket"), (b"connection", b"upgrade"), (b"sec-websocket-version", b"13")],
-        )
+    told = "runs of the agent are told over a WebSocket here; POST /api/stream/message tells them as SSE"
+    websocket = check_websocket(request, told)
     check_enabled(gateway)
     format = wanted_format(request)
-    request.limit_send_buffer(SEND_BUFFER_BYTES)
-    await request.accept(max_message_chars=MAX_MESSAGE_CHARS)
-    conversation = Conversation(gateway, request, format)
+    websocket.limit_send_buffer(SEND_BUFFER_BYTES)
+    await websocket.accept(max_message_chars=MAX_MESSAGE_CHARS)
+    conversation = Conversation(gateway, websocket, format)
     with gateway.visitors.joined(conversation):
         if gateway.draining:  # the others have been sent away already
             conversation.close(SERVICE_RESTART)
@@ -65,7 +58,7 @@ class Conversation:
         """The run that is under way, and the one that is to take its place."""
         self._to_runs, self._runs = trio.open_memory_channel[Run](2)
         self._gone = False
-        self._heard = trio.current_time()
+        self._pulse = Pulse(gateway, websocket)
         self._close_code: int | None = None
 
     async def run(self) -> None:
@@ -89,7 +82,7 @@ class Conversation:
 
     async def _hear(self) -> None:
         while (told := await self._websocket.receive())["type"] != "websocket.disconnect":
-            self._heard = trio.current_time()
+            self._pulse.heard()
             if told["type"] != "websocket.receive":
                 continue
             try:
@@ -157,19 +150,11 @@ class Conversation:
         await self._websocket.send_frames(self._refusals.refused(error.message, code=error.code, param=error.param))
 
     async def _keep_alive(self) -> None:
-        """Ping.  One who does not answer for too long is cut off, which ends his run."""
-        interval = self._gateway.config.streaming.ping_interval or math.inf
-        pinged = math.inf
-        while True:
-            await trio.sleep(interval)
-            now = trio.current_time()
-            if self._heard > pinged:
-                pinged = math.inf
-            if now - pinged > self._gateway.config.server.send_timeout:
-                self._websocket.connection.abort()
-                return
-            pinged = min(pinged, now)
-            await self._websocket.ping()
+        """Until he is cut off, which ends his run."""
+        there = True
+        while there:
+            await trio.sleep(self._pulse.interval)
+            there = await self._pulse.beat()
 
 
 class _Sink:

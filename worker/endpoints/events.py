@@ -3,7 +3,6 @@
 One task sends what the queue holds, one hears the client, who has nothing to say but pongs and a close.
 """
 
-import math
 import time
 
 import msgspec
@@ -13,39 +12,33 @@ from shared import VERSION, events
 from shared.messages import ActiveSessions
 from worker.asgi import HttpError, Request, WebSocket
 from worker.dialects.fault import quoted
+from worker.endpoints.pulse import SEND_BUFFER_BYTES, Pulse, check_websocket
 from worker.gateway import Gateway
 from worker.listeners import SERVICE_RESTART, Listener
 from worker.websocket import text_frame
 
-SEND_BUFFER_BYTES = 128 * 1024
-"""Of the socket.  The kernel would let it grow to megabytes: seconds in which a slow listener would not be noticed."""
 SNAPSHOT_TIMEOUT = 2.0
 
 
 async def listen(gateway: Gateway, request: Request) -> None:
     """`types=a,b` asks for these events only."""
-    if not isinstance(request, WebSocket):
-        raise HttpError(
-            426,
-            "live events are told over a WebSocket",
-            headers=[(b"upgrade", b"websocket"), (b"connection", b"upgrade"), (b"sec-websocket-version", b"13")],
-        )
+    websocket = check_websocket(request, "live events are told over a WebSocket")
     types = wanted_types(request.query("types"))
-    listener = Listener(request.connection, types)
-    request.limit_send_buffer(SEND_BUFFER_BYTES)
-    await request.accept()
+    listener = Listener(websocket.connection, types)
+    websocket.limit_send_buffer(SEND_BUFFER_BYTES)
+    await websocket.accept()
     with gateway.listeners.joined(listener):
         if gateway.draining:  # its listeners have been sent away already
             listener.close(SERVICE_RESTART)
         async with trio.open_nursery() as nursery:
-            hearing = _Hearing(request, nursery.cancel_scope)
-            nursery.start_soon(hearing.run)
+            pulse = Pulse(gateway, websocket)
+            nursery.start_soon(_hear, websocket, pulse, nursery.cancel_scope)
             # It joined first: what happens meanwhile stands behind the snapshot, which may hold it already.
-            await request.send_frames(text_frame(await _hello(gateway)))
-            await _tell(gateway, request, listener, hearing)
+            await websocket.send_frames(text_frame(await _hello(gateway)))
+            await _tell(websocket, listener, pulse)
             nursery.cancel_scope.cancel()
     if listener.close_code is not None:
-        await request.close(listener.close_code, "connect again")
+        await websocket.close(listener.close_code, "connect again")
 
 
 def wanted_types(text: str | None) -> frozenset[str] | None:
@@ -71,27 +64,18 @@ async def _hello(gateway: Gateway) -> bytes:
     return events.encode(hello)
 
 
-class _Hearing:
-    """The client's side: that he lives, and that he leaves, which cancels `scope`."""
-
-    def __init__(self, websocket: WebSocket, scope: trio.CancelScope) -> None:
-        self._websocket = websocket
-        self._scope = scope
-        self.heard = trio.current_time()
-
-    async def run(self) -> None:
-        """Until he leaves."""
-        while (await self._websocket.receive())["type"] != "websocket.disconnect":
-            self.heard = trio.current_time()
-        self._scope.cancel()
+async def _hear(websocket: WebSocket, pulse: Pulse, scope: trio.CancelScope) -> None:
+    """Until he leaves, which cancels `scope`."""
+    while (await websocket.receive())["type"] != "websocket.disconnect":
+        pulse.heard()
+    scope.cancel()
 
 
-async def _tell(gateway: Gateway, websocket: WebSocket, listener: Listener, hearing: _Hearing) -> None:
-    """Send until the listener is to leave.  One who has not answered to a ping for too long is cut off."""
-    pinged = math.inf
-    interval = gateway.config.streaming.ping_interval or math.inf
-    silent_until = trio.current_time() + interval
-    while True:
+async def _tell(websocket: WebSocket, listener: Listener, pulse: Pulse) -> None:
+    """Send until the listener is to leave, or is cut off for his silence."""
+    there = True
+    silent_until = trio.current_time() + pulse.interval
+    while there:
         await listener.wait(until=silent_until)
         if listener.close_code is not None:
             return
@@ -99,11 +83,5 @@ async def _tell(gateway: Gateway, websocket: WebSocket, listener: Listener, hear
         if frames := listener.take():
             await websocket.send_frames(frames)
         elif now >= silent_until:
-            if hearing.heard > pinged:
-                pinged = math.inf
-            if now - pinged > gateway.config.server.send_timeout:
-                websocket.connection.abort()
-                return
-            pinged = min(pinged, now)
-            await websocket.ping()
-        silent_until = now + interval
+            there = await pulse.beat()
+        silent_until = now + pulse.interval

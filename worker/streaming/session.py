@@ -119,8 +119,12 @@ class Session:
         if self.upstream is not None:
             self.upstream.close_nowait()
             self.upstream = None
-            if self.cancelled_at is not None and self.cancel_latency is None:
-                self.cancel_latency = trio.current_time() - self.cancelled_at
+            self.note_cancelled()
+
+    def note_cancelled(self) -> None:
+        """After a cancel: nothing goes on any more.  The first note counts."""
+        if self.cancelled_at is not None and self.cancel_latency is None:
+            self.cancel_latency = trio.current_time() - self.cancelled_at
 
     def check(self, now: float) -> None:
         """Apply every deadline of the stream.  Called from one clock for all streams; never waits."""

@@ -12,10 +12,11 @@ import httpx
 from shared import VERSION
 from shared.config import Provider
 from shared.errors import UpstreamBroken, UpstreamConnectError, UpstreamError, UpstreamTimeout
+from shared.proxies import proxy_for
 from shared.records import Dialect
 from worker.upstream.base import BODY, ResponseBody, UpstreamTransport
 from worker.upstream.echo import EchoTransport
-from worker.upstream.stock import StockTransport, proxy_for
+from worker.upstream.stock import StockTransport
 from worker.upstream.transport import Transport
 
 PATHS: dict[Dialect, str] = {"openai": "/chat/completions", "anthropic": "/messages"}

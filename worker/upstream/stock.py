@@ -1,7 +1,7 @@
 """httpx's own transport, for upstreams behind a proxy, made to close at once as ours does.
 
-Proxies come from the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY).  CONNECT tunnels, proxy authentication
-and SOCKS are httpcore's trade; its pool is slow with hundreds of connections, which few proxies ever see.
+`shared.proxies` names the proxy.  CONNECT tunnels, proxy authentication and SOCKS are httpcore's trade;
+its pool is slow with hundreds of connections, which few proxies ever see.
 
 httpcore closes asynchronously, we must not wait.  So `close_nowait` closes the socket beneath it, which httpcore
 exposes as the `network_stream` extension, and what httpcore still believes is put right before the next request.
@@ -13,7 +13,6 @@ import ssl
 import weakref
 from collections.abc import AsyncIterator
 from typing import Any
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
@@ -22,15 +21,6 @@ from worker.upstream.wire import default_ssl_context
 
 MAX_IDLE = 20
 IDLE_EXPIRY = 30.0
-
-
-def proxy_for(url: httpx.URL) -> str | None:
-    """The proxy that the environment names for `url`, as a URL, or None for a direct connection."""
-    proxies = getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(url.netloc.decode("ascii")):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 class StockTransport(UpstreamTransport):

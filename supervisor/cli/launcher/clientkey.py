@@ -6,7 +6,6 @@ configuration gets its hash, a file in the state folder, which nobody else may r
 """
 
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,13 +17,13 @@ from shared.errors import ConfigError, ControlError
 from shared.paths import resolve_paths
 from supervisor.cli.client import control_paths, request
 from supervisor.cli.configfile import change_file
-from supervisor.cli.files import replacement
 from supervisor.cli.inforce import RELOAD_TIMEOUT, check_change
-from supervisor.cli.key import PREFIX, SECRET_BYTES
+from supervisor.cli.key import new_key
 from supervisor.cli.keytext import add_client, remove_client
 from supervisor.cli.live import misfit
 from supervisor.cli.text import say
 from supervisor.control import Done, Reload
+from supervisor.files import replacement
 
 VARIABLE = "KIMI_PROXY_CLIENT_KEY"
 CLIENT = "launcher"
@@ -41,14 +40,13 @@ def key_for(config: Config | None, env: Mapping[str, str]) -> str | None:
         return next((env[name] for name in (VARIABLE, "ANTHROPIC_AUTH_TOKEN") if env.get(name)), None)
     if not config.auth.required:
         return None
-    file = resolve_paths(env).state / FILE_NAME
     key = find_key(config.auth, env)
     if key is not None:
         return key
     if config.source is None:
         raise ControlError(f"the service asks for a key: put one that it knows into {VARIABLE}")
     try:
-        return _make(Path(config.source), file, env)
+        return _make(Path(config.source), env)
     except (ControlError, ConfigError) as error:
         raise ControlError(
             f"{error}\nkimi-proxy: the service asks for a key: have one made by `kimi-proxy key add NAME`, "
@@ -58,15 +56,18 @@ def key_for(config: Config | None, env: Mapping[str, str]) -> str | None:
 
 def find_key(auth: Auth, env: Mapping[str, str]) -> str | None:
     """The first of those that are there already; nothing is made."""
-    file = resolve_paths(env).state / FILE_NAME
-    return next((key for key in _candidates(auth, env, file) if _fits(key, auth)), None)
+    return next((key for key in _candidates(auth, env) if _fits(key, auth)), None)
 
 
-def _candidates(auth: Auth, env: Mapping[str, str], file: Path) -> Iterator[str]:
+def _file(env: Mapping[str, str]) -> Path:
+    return resolve_paths(env).state / FILE_NAME
+
+
+def _candidates(auth: Auth, env: Mapping[str, str]) -> Iterator[str]:
     for name in (VARIABLE, "ANTHROPIC_AUTH_TOKEN"):
         yield env.get(name, "")
     with suppress(OSError, UnicodeDecodeError):
-        yield file.read_text().strip()
+        yield _file(env).read_text().strip()
     yield from auth.keys
 
 
@@ -81,9 +82,10 @@ def _fits(key: str, auth: Auth) -> bool:
     return hashed(key) in known
 
 
-def _make(path: Path, file: Path, env: Mapping[str, str]) -> str:
+def _make(path: Path, env: Mapping[str, str]) -> str:
     """The file first: a key that nobody knows does no harm, one that nobody has would have to be revoked."""
-    key = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+    key = new_key()
+    file = _file(env)
     try:
         with replacement(file, 0o600) as new:
             new.write_text(f"{key}\n")
@@ -107,4 +109,4 @@ def _make(path: Path, file: Path, env: Mapping[str, str]) -> str:
 
 def forget_key() -> list[Path]:
     """The files that a reset has to remove."""
-    return [path for path in (resolve_paths(os.environ).state / FILE_NAME,) if path.exists()]
+    return [path for path in (_file(os.environ),) if path.exists()]

@@ -1,7 +1,6 @@
 """Writing what was answered: the key and the configuration, both or neither, and no interrupt in between."""
 
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,11 +11,10 @@ from shared.config import schema
 from shared.config.document import Document
 from shared.errors import ConfigError, ControlError
 from supervisor.cli.configfile import HEAD, change_file
-from supervisor.cli.files import replacement
 from supervisor.cli.inforce import check_change
+from supervisor.cli.interrupt import held
 from supervisor.cli.launcher.keystore import Saved, key_file, save_key
-
-_HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from supervisor.files import replacement
 
 
 def read_config(path: Path) -> str:
@@ -72,10 +70,10 @@ def write_all(
         # Its service may ask for a password, and be given up with Ctrl-C; so this is not held back.
         with _restored_in_keyring(provider, env):
             saved = save_key(provider, key, config=path, in_keyring=True, env=env)
-            with _held():
+            with held():
                 write(saved)
         return saved
-    with _held():
+    with held():
         if key is None:
             write(None)
             return None
@@ -83,16 +81,6 @@ def write_all(
             saved = save_key(provider, key, config=path, section=section)
             write(saved)
         return saved
-
-
-@contextmanager
-def _held() -> Iterator[None]:
-    """Interrupts wait for the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Literal
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 import trio
 from msgspec import Struct
+
+from shared.proxies import proxy_for
 
 Step = Literal["DNS", "TCP", "TLS", "HTTP"]
 """Of the way to an answer, in their order; of an address there is no DNS, of `http:` no TLS."""
@@ -102,19 +103,9 @@ class _Run:
                 self._token.run_sync_soon(self._scope.cancel)
 
 
-def proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for `url`, or None."""
-    parts = httpx.URL(url)
-    proxies = getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(parts.netloc.decode("ascii")):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
-
-
 async def _inquire(asked: Inquiry, timeout: float) -> Outcome:
     began = time.monotonic()
-    proxy = None if asked.direct or asked.uds else proxy_of(asked.url)
+    proxy = None if asked.direct or asked.uds else proxy_for(httpx.URL(asked.url))
     way = _Way(asked, proxy)
     failure: Failure | None = None
     answer: Answer | None = None

@@ -20,8 +20,8 @@ from shared import keyring
 from shared.config import schema
 from shared.config.providers import beside
 from shared.errors import ControlError
-from supervisor.cli.files import replacement
 from supervisor.cli.launcher.catalogue import OFFERS
+from supervisor.files import replacement
 
 FOLDER = "keys"
 FIELDS = ("api_key_env", "api_key_file", "api_key_keyring")

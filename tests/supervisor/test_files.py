@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.cli.files import replacement
 from supervisor.cli.interrupt import interrupt_ends, interruptible
+from supervisor.files import replacement
 
 ROOT = Path(__file__).parents[2]
 
