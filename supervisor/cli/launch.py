@@ -7,7 +7,8 @@ import sys
 from supervisor.cli.interrupt import Interrupted, held
 from supervisor.cli.launcher.claude import find_claude
 from supervisor.cli.launcher.clientkey import key_for
-from supervisor.cli.launcher.environment import choose_models, claude_environment
+from supervisor.cli.launcher.environment import choose_models, claude_environment, told
+from supervisor.cli.launcher.overrides import settings_arguments
 from supervisor.cli.launcher.process import run_child
 from supervisor.cli.launcher.service import ensure_service, failed_streams
 from supervisor.cli.text import say
@@ -28,7 +29,8 @@ def launch(arguments: argparse.Namespace) -> int:
                 key = key_for(service.config, env)
                 if service.config is not None and set(service.config.providers) == {"echo"}:
                     say("no provider is configured, so the built-in echo answers; `kimi-proxy setup` chooses one")
-                command = [*claude.command, *arguments.claude_arguments]
+                settings = settings_arguments(told(service.url, key, models), env, arguments.claude_arguments)
+                command = [*claude.command, *settings, *arguments.claude_arguments]
                 sys.stdout.flush()
                 failed = failed_streams(env)
                 code = run_child(command, claude_environment(env, service.url, key, models), kept)

@@ -3,6 +3,7 @@
 Skipped only where node or npm is missing.
 """
 
+import json
 import os
 import socket
 import subprocess
@@ -96,3 +97,18 @@ async def test_two_at_once_share_a_service_on_another_port(person, port, upstrea
     assert (person.folder / "l/kimi-proxy.log").read_text().count("event=service_start") == 1
     assert [len(upstream.rows_with(mark)) for mark in marks] == [1, 1]
     assert person.processes() == []
+
+
+async def test_settings_that_lead_elsewhere_are_overruled(person, port, upstream):
+    settings = person.folder / ".claude/settings.json"
+    settings.parent.mkdir()
+    elsewhere = {"ANTHROPIC_BASE_URL": "http://127.0.0.1:9", "ANTHROPIC_MODEL": "theirs", "ANTHROPIC_API_KEY": "theirs"}
+    settings.write_text(json.dumps({"env": elsewhere}))
+    mark = marker("launch")
+    ended = await launch(person, mark)
+    assert (ended.returncode, ended.stdout.decode().strip()) == (0, ANSWER), ended.stderr.decode()
+    assert (
+        "this Claude Code gets another ANTHROPIC_BASE_URL, ANTHROPIC_MODEL, ANTHROPIC_API_KEY" in ended.stderr.decode()
+    )
+    assert len(upstream.rows_with(mark)) == 1
+    assert json.loads(settings.read_text()) == {"env": elsewhere}

@@ -23,7 +23,7 @@ FAMILIES = (_SONNET, _OPUS, _HAIKU)
 # Names that stand for one of the families, or for two of them by turns.
 _ALIASES = frozenset({"opus", "sonnet", "haiku", "opusplan", "opus[1m]", "sonnet[1m]"})
 # They would lead past us, or make Claude Code ask whether a key that is not ours is to be used.
-_REMOVED = (
+REMOVED = (
     "ANTHROPIC_API_KEY",
     "CLAUDE_CODE_USE_ANTHROPIC_AWS",
     "CLAUDE_CODE_USE_BEDROCK",
@@ -77,8 +77,21 @@ def choose_models(config: Config | None, asked: str | None) -> Models:
 
 def claude_environment(env: Mapping[str, str], url: str, key: str | None, models: Models) -> dict[str, str]:
     """The environment of Claude Code: `env`, and what leads it to the service at `url`."""
-    made = {name: value for name, value in env.items() if name not in _REMOVED}
-    made |= {
+    made = {name: value for name, value in env.items() if name not in REMOVED}
+    made |= told(url, key, models)
+    if models.context_size is not None and models.context_size < _USUAL_CONTEXT:
+        made.setdefault("CLAUDE_CODE_AUTO_COMPACT_WINDOW", str(models.context_size))
+    if any(env.get(name) for name in _PROXIES):
+        host = url.partition("://")[2].rpartition(":")[0].strip("[]")
+        for name in _NO_PROXIES:
+            before = env.get(name) or env.get(name.swapcase()) or ""
+            made[name] = before if before == "*" else ",".join(filter(None, (before, host)))
+    return made
+
+
+def told(url: str, key: str | None, models: Models) -> dict[str, str]:
+    """The variables that lead Claude Code to the service at `url`, whatever else is in its environment."""
+    return {
         "ANTHROPIC_BASE_URL": url,
         "ANTHROPIC_AUTH_TOKEN": key or ANY_KEY,
         "ANTHROPIC_MODEL": models.main,
@@ -88,14 +101,6 @@ def claude_environment(env: Mapping[str, str], url: str, key: str | None, models
         "ANTHROPIC_DEFAULT_FABLE_MODEL": models.opus,
         "ANTHROPIC_SMALL_FAST_MODEL": models.haiku,
     }
-    if models.context_size is not None and models.context_size < _USUAL_CONTEXT:
-        made.setdefault("CLAUDE_CODE_AUTO_COMPACT_WINDOW", str(models.context_size))
-    if any(env.get(name) for name in _PROXIES):
-        host = url.partition("://")[2].rpartition(":")[0].strip("[]")
-        for name in _NO_PROXIES:
-            before = env.get(name) or env.get(name.swapcase()) or ""
-            made[name] = before if before == "*" else ",".join(filter(None, (before, host)))
-    return made
 
 
 def _models(config: Config, main: str, *, opus: str, sonnet: str, haiku: str) -> Models:
