@@ -39,7 +39,7 @@ async def test_an_address_in_use_at_the_start(scene: Scene) -> None:
     assert len(said) == 1
     assert f"{scene.port}" in said[0]
     assert "is in use" in said[0]
-    assert not service.processes()
+    await wait_until(lambda: not service.processes(), "no processes")
     scene.injected()
     service.launch()
     await service.wait_ready()

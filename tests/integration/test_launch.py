@@ -14,7 +14,7 @@ import trio
 from fakes.claude_code import NoNode, install_claude_code
 from fakes.openai_upstream import marker
 from fakes.script import text_of
-from fakes.service import Service, config_text
+from fakes.service import Service, config_text, wait_until
 
 pytestmark = pytest.mark.integration
 TIMEOUT = 90.0
@@ -65,7 +65,7 @@ async def test_it_prints_the_answer_and_leaves_nothing(person, port, upstream):
     mark = marker("launch")
     ended = await launch(person, mark)
     assert (ended.returncode, ended.stdout.decode().strip()) == (0, ANSWER), ended.stderr.decode()
-    assert person.processes() == []
+    await wait_until(lambda: not person.processes(), "nothing left")
     with socket.socket() as sock:
         assert sock.connect_ex(("127.0.0.1", port)) != 0
     [row] = upstream.rows_with(mark)
@@ -96,7 +96,7 @@ async def test_two_at_once_share_a_service_on_another_port(person, port, upstrea
     assert sum(told in said and f"(pid {os.getpid()})" in said for said in complaints) == 1, complaints
     assert (person.folder / "l/kimi-proxy.log").read_text().count("event=service_start") == 1
     assert [len(upstream.rows_with(mark)) for mark in marks] == [1, 1]
-    assert person.processes() == []
+    await wait_until(lambda: not person.processes(), "nothing left")
 
 
 async def test_settings_that_lead_elsewhere_are_overruled(person, port, upstream):
