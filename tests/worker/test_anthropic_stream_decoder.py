@@ -380,3 +380,19 @@ def test_an_unfinished_message_is_broken(stream):
 def test_what_makes_no_sense(pieces, says):
     with pytest.raises(DialectError, match=says):
         decode(*pieces)
+
+
+def test_an_exception_waits_for_what_came_before_it():
+    decoder = AnthropicStreamDecoder(100_000)
+    block = message_start() + text(0, "a") + b"data: {broken\n\n" + END
+    assert decoder.receive(block) == [*BEGINNING, TextDelta("a")]
+    for attempt in (lambda: decoder.receive(text(1, "b")), decoder.receive_eof):
+        with pytest.raises(DialectError, match="no JSON object"):
+            attempt()
+    assert not decoder.done
+
+
+def test_an_exception_does_not_wait_for_a_mere_beginning():
+    """Nothing has to reach the client yet: another attempt may do better."""
+    with pytest.raises(DialectError, match="no JSON object"):
+        AnthropicStreamDecoder(100_000).receive(message_start() + b"data: {broken\n\n")

@@ -139,6 +139,12 @@ def test_an_exception_waits_for_what_came_before_it():
     assert not decoder.done
 
 
+def test_an_exception_does_not_wait_for_a_mere_beginning():
+    """Nothing has to reach the client yet: another attempt may do better."""
+    with pytest.raises(DialectError):
+        OpenAIStreamDecoder(100_000).receive(chunk({"role": "assistant"}) + b"data: {broken\n\n")
+
+
 def test_an_endless_event_is_refused():
     with pytest.raises(DialectError, match="max_event_bytes"):
         OpenAIStreamDecoder(10).receive(b"data: 0123456789")

@@ -7,6 +7,7 @@ It holds what either dialect can say.  What only one of them can say is kept whe
 spirit, and is dropped by the encoder that has none; docs/translation.md lists those.
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from msgspec import Raw, Struct, structs
@@ -282,3 +283,8 @@ Event = (
     | UsageTold
     | Failed
 )
+
+
+def tells_more(events: Iterable[Event]) -> bool:
+    """Whether they tell more than that an answer begins, and what it costs: something that a client would see."""
+    return not all(isinstance(event, Begin | UsageTold) for event in events)

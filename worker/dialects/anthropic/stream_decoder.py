@@ -8,6 +8,9 @@ and may end in `error` at any point.  Each delta belongs to the open block of it
 Where the two don't fit, what was meant can't be known, and the stream is broken; blocks of types that can't be said
 (tools that the provider runs, and what they found) swallow their deltas.  `message_delta` ends the answer as soon as it
 tells a `stop_reason`; the `message_stop` behind it only ends the stream, and some hosts forget it.
+
+An exception is raised behind the events that came before it in the same bytes, with the next call: how the network
+cuts a stream decides nothing about what the client gets.
 """
 
 from collections.abc import Callable, Iterable
@@ -34,6 +37,7 @@ from worker.dialects.neutral import (
     ToolStart,
     UsageTold,
     fitting_stop,
+    tells_more,
 )
 from worker.dialects.sse import EventCutter, payloads
 
@@ -67,6 +71,8 @@ class AnthropicStreamDecoder:
 
     def __init__(self, max_event_bytes: int) -> None:
         self._cutter = EventCutter(max_event_bytes)
+        self._error: DialectError | UpstreamBroken | None = None
+        """Waits for the next call."""
         self._blocks: dict[int | None, _Block] = {}
         self._calls = 0
         self._usage = StreamedUsage()
@@ -78,22 +84,34 @@ class AnthropicStreamDecoder:
 
     def receive(self, data: bytes) -> list[Event]:
         """The events that end in `data`; `DialectError` for what is too large or makes no sense."""
+        if self._error is not None:
+            raise self._error
         block = self._cutter.receive(data)
-        return self._decode(payloads(block)) if block else []
+        out: list[Event] = []
+        if block:
+            try:
+                self._decode(payloads(block), out)
+            except (DialectError, UpstreamBroken) as error:
+                if not tells_more(out):
+                    raise
+                self._error = error
+        return out
 
     def receive_eof(self) -> list[Event]:
         """The last events; `UpstreamBroken` unless the message has told why it stopped."""
+        if self._error is not None:
+            raise self._error
         # A last event may lack its blank line: legal JSON counts, half of one doesn't.
         rest = payloads(self._cutter.receive_eof() + b"\n\n")
-        out = self._decode(filter(_is_whole, rest))
+        out: list[Event] = []
+        self._decode(filter(_is_whole, rest), out)
         if not self.done and not self._stopped:
             reason = self._complaint or "the upstream ended its stream before the message was finished"
             raise UpstreamBroken(reason, "IncompleteStream")
         self.done = True
         return out
 
-    def _decode(self, found: Iterable[bytes]) -> list[Event]:
-        out: list[Event] = []
+    def _decode(self, found: Iterable[bytes], out: list[Event]) -> None:
         for payload in found:
             if self.done:
                 break
@@ -125,7 +143,6 @@ class AnthropicStreamDecoder:
                     self._complaint = foreign_message(payload) or self._complaint
                 case _:
                     pass  # a ping, or a kind that is new
-        return out
 
     def _begin(self, event: StreamEvent, out: list[Event]) -> None:
         """Say `Begin`, unless it has been said; a host may leave `message_start` out."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from shared.errors import DialectError, UpstreamBroken
 from worker.dialects.foreign_error import foreign_message
-from worker.dialects.neutral import Begin, Event, Failed, Stop, TextDelta, ThinkingDelta, UsageTold
+from worker.dialects.neutral import Begin, Event, Failed, Stop, TextDelta, ThinkingDelta, UsageTold, tells_more
 from worker.dialects.openai.failure import failed, flat_failure
 from worker.dialects.openai.stops import stop_reason
 from worker.dialects.openai.tool_fragments import ToolFragments
@@ -58,7 +58,7 @@ class OpenAIStreamDecoder:
                 if self._read(payload, events):
                     break
         except (DialectError, UpstreamBroken) as error:
-            if not events:
+            if not tells_more(events):
                 raise
             self._error = error
         return events
