@@ -302,7 +302,7 @@ async def test_a_read_only_folder(scene: Scene) -> None:
         with scene.service.locked_database():
             await problem(scene, "locked")
             stack.enter_context(read_only(scene.service.paths.state))
-        await problem(scene, "readonly")
+            await problem(scene, "readonly")  # so it was opened behind the mount
         await serves_meanwhile(scene)
     scene.injected()
     await nothing_lost(scene)
