@@ -359,9 +359,12 @@ def listen() -> socket.socket:
 
 @asynccontextmanager
 async def serve_gateway(
-    config: Config, keys: dict[str, str] | None = None, listener: socket.socket | None = None
+    config: Config,
+    keys: dict[str, str] | None = None,
+    listener: socket.socket | None = None,
+    timeout: float = TIMEOUT,
 ) -> AsyncIterator[RunningGateway]:
-    """A `RunningGateway`; everything in the body must be done within `TIMEOUT`.
+    """A `RunningGateway`; everything in the body must be done within `timeout` seconds.
 
     On leaving it is checked that each stream that was started has exactly one record, and that nothing is left of it.
     """
@@ -374,7 +377,7 @@ async def serve_gateway(
     server = serve.Server(App(gateway), config.server, [listener], keys or {})
     running = RunningGateway(gateway, server, port, FrameReader(up_read), FrameWriter(down_write))
     try:
-        with trio.fail_after(TIMEOUT):
+        with trio.fail_after(timeout):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(link.up.run)
                 nursery.start_soon(running.read_up)

@@ -291,7 +291,7 @@ async def run_all() -> Results:
             for name, more in settings.items()
         ]
         config = Config(providers={provider.name: provider for provider in providers})
-        async with serve_gateway(config) as gateway:
+        async with serve_gateway(config, timeout=90.0) as gateway:  # some hundred streams
 
             async def one(scenario: Scenario, upstream: Dialect, client: Dialect) -> None:
                 results[scenario, upstream, client] = await ask(gateway, scenario, upstream, client)
