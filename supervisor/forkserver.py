@@ -146,6 +146,8 @@ class ForkServer:
                         pass
                     await trio.sleep(pause)
                 return await self._spawn(start, listeners)
+            except ProcessLookupError as error:
+                raise StartError("the worker was dead before it could be watched") from error
             except (OSError, EOFError) as error:
                 why = str(error) or type(error).__name__
                 raise StartError(f"the fork server could not start a worker: {why}") from error

@@ -1,5 +1,6 @@
 """The fork server: real processes, real pipes, and its own death."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -106,8 +107,11 @@ async def test_signals_for_the_whole_group_do_not_hurt_a_worker(server):
 
 
 async def test_an_exit_code_is_told(server):
-    process = await server.spawn(start_of(behaviour="die"), [])
+    process = None
     with trio.fail_after(10):
+        while process is None:
+            with contextlib.suppress(StartError):  # it may be dead before it could be watched
+                process = await server.spawn(start_of(behaviour="die"), [])
         await process.wait_exit()
     assert await process.exit_code() == 3
     process.close()
