@@ -1,4 +1,4 @@
-"""The soak, for as long as KIMI_PROXY_SOAK_SECONDS says (120 by default), with the seed KIMI_PROXY_SOAK_SEED (7)."""
+"""The soak, for as long as KIMI_PROXY_SOAK_SECONDS says (60 by default), with the seed KIMI_PROXY_SOAK_SEED (7)."""
 
 import faulthandler
 import os
@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = [pytest.mark.integration, pytest.mark.soak]
 PROGRAM = Path(__file__).parents[1] / "soak.py"
-SECONDS = float(os.environ.get("KIMI_PROXY_SOAK_SECONDS", "120"))
+SECONDS = float(os.environ.get("KIMI_PROXY_SOAK_SECONDS", "60"))
 SEED = os.environ.get("KIMI_PROXY_SOAK_SEED", "7")
 
 
