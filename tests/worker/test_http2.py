@@ -14,6 +14,7 @@ from fakes.certificate import client_context, self_signed, tls_of
 from fakes.gateway import CHAT, make_config, serve_gateway
 from fakes.http2_client import connect_http2, connect_tls
 from fakes.upstream import HANG, LAST_CHUNK, chunk, head, openai_chunk, openai_stream, serve_upstream
+from structlog.testing import capture_logs
 
 from shared.certificate import TLS, read_certificate
 from worker import flood, http2
@@ -465,20 +466,20 @@ async def test_a_client_s_goaway_lets_its_streams_end(certificate, upstream, con
         assert b"goodbye" in (await client.answer(id))[1]
 
 
-async def test_a_mistake_of_ours_costs_one_stream(certificate, connect, monkeypatch, capsys):
-    async with serve(certificate) as gateway, connect(gateway) as client:
+async def test_a_mistake_of_ours_costs_one_stream(certificate, connect):
+    async def broken(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise RuntimeError("boom")
 
-        async def broken(_scope, _receive, send):
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b"half", "more_body": True})
-            raise RuntimeError("boom")
-
-        works, gateway.server.asgi = gateway.server.asgi, broken
-        id = await client.request("GET", "/health")
-        await client.wait(lambda: client.resets.get(id) == INTERNAL_ERROR)
-        gateway.server.asgi = works
-        assert (await client.answer(await client.request("GET", "/health")))[0] == 200
-        assert "connection_crashed" in capsys.readouterr().out
+    with capture_logs() as lines:
+        async with serve(certificate) as gateway, connect(gateway) as client:
+            works, gateway.server.asgi = gateway.server.asgi, broken
+            id = await client.request("GET", "/health")
+            await client.wait(lambda: client.resets.get(id) == INTERNAL_ERROR)
+            gateway.server.asgi = works
+            assert (await client.answer(await client.request("GET", "/health")))[0] == 200
+    assert "connection_crashed" in [line["event"] for line in lines]
 
 
 async def test_pings_keep_a_silent_stream_alive(certificate, upstream, connect):
