@@ -32,6 +32,7 @@ PURE = (
     "supervisor.cli.launcher.commandline",
     "supervisor.cli.launcher.environment",
     "supervisor.cli.layout",
+    "supervisor.cli.tomledit",
     "supervisor.control",
     "supervisor.exposition",
     "supervisor.fdnames",

@@ -6,15 +6,15 @@ the layout (tomlkit).  What is made is read back, and must mean what was meant: 
 
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tomlkit
-from tomlkit.exceptions import TOMLKitError
 
 from shared.clientkeys import check_client_key, fingerprint
 from shared.config.lines import key_lines
 from shared.errors import ConfigError
+from supervisor.cli.tomledit import edited, first_that_means
 
 
 def add_client(text: str, name: str, values: Mapping[str, Any]) -> str:
@@ -30,7 +30,7 @@ def add_client(text: str, name: str, values: Mapping[str, Any]) -> str:
         client.update(values)
         auth["clients"].add(name, client)
 
-    return _first_that_means(wanted, _appended(text, name, values), _edited(text, edit))
+    return _first_that_means(wanted, _appended(text, name, values), edited(text, edit))
 
 
 def remove_client(text: str, name: str) -> str:
@@ -41,7 +41,7 @@ def remove_client(text: str, name: str) -> str:
     def edit(document: Any) -> None:
         del document["auth"]["clients"][name]
 
-    return _first_that_means(wanted, _without_lines(text, name), _edited(text, edit))
+    return _first_that_means(wanted, _without_lines(text, name), edited(text, edit))
 
 
 def remove_key(text: str, mark: str) -> str:
@@ -56,7 +56,7 @@ def remove_key(text: str, mark: str) -> str:
         for index in reversed(gone):
             del document["auth"]["keys"][index]
 
-    return _first_that_means(wanted, _edited(text, edit))
+    return _first_that_means(wanted, edited(text, edit))
 
 
 def remove_line(text: str, mark: str) -> str:
@@ -105,24 +105,9 @@ def _lines(text: str) -> list[str]:
     return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
-def _edited(text: str, edit: Callable[[Any], None]) -> Iterator[str]:
-    try:
-        document = tomlkit.parse(text)
-        edit(document)
-        yield tomlkit.dumps(document)
-    except (TOMLKitError, AttributeError, KeyError, TypeError, ValueError):  # layouts that it can't change
-        return
-
-
 def _first_that_means(wanted: dict[str, Any], *texts: Iterator[str]) -> str:
-    """The first of `texts` that means `wanted`, but for tables of which nothing is left."""
-    for made in (made for source in texts for made in source):
-        try:
-            if _pruned(tomllib.loads(made)) == _pruned(wanted):
-                return made
-        except tomllib.TOMLDecodeError:
-            continue
-    raise ConfigError("[auth] is written in a way that only a person can change: edit the file by hand")
+    """But for tables of which nothing is left."""
+    return first_that_means(_pruned(wanted), "[auth]", *texts, read=lambda made: _pruned(tomllib.loads(made)))
 
 
 def _pruned(data: dict[str, Any]) -> dict[str, Any]:

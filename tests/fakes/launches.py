@@ -16,6 +16,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from fakes.marked import marked_lines
+
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 30.0
 _MARK = "KIMI_PROXY_TEST_LAUNCH"
@@ -102,12 +104,7 @@ class Launches:
 
     def left(self) -> list[str]:
         """The command lines of all processes that came of a launch, and still run."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                if entry.name.isdecimal() and f"{_MARK}={self._mark}\0".encode() in (entry / "environ").read_bytes():
-                    found.append(f"{entry.name}: {(entry / 'cmdline').read_text()}")
-        return found
+        return marked_lines(_MARK, self._mark)
 
     def wait(self, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + TIMEOUT

@@ -15,6 +15,7 @@ import uuid
 from pathlib import Path
 
 import trio
+from fakes.marked import marked_lines
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 60.0
@@ -80,12 +81,7 @@ class Newcomer:
 
     def left(self) -> list[str]:
         """The command lines of all processes that came of these commands, and still run."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                if entry.name.isdecimal() and f"{_MARK}={self._mark}\0".encode() in (entry / "environ").read_bytes():
-                    found.append(f"{entry.name}: {(entry / 'cmdline').read_text()}")
-        return found
+        return marked_lines(_MARK, self._mark)
 
     def kill_everything(self) -> None:
         for line in self.left():

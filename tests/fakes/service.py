@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 import psutil
 import trio
+from fakes.marked import marked_folders
 
 from shared.paths import Paths, resolve_paths
 from supervisor.cli.client import request
@@ -245,15 +246,12 @@ class Service:
 
     def processes(self) -> list[psutil.Process]:
         """Every living process of this service, workers and fork server included."""
-        mark = f"{MARK}={self.mark}\0".encode()
         found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal():
-                with contextlib.suppress(OSError, psutil.NoSuchProcess):
-                    if mark in (entry / "environ").read_bytes():
-                        process = psutil.Process(int(entry.name))
-                        if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
-                            found.append(process)
+        for entry in marked_folders(MARK, self.mark):
+            with contextlib.suppress(OSError, psutil.NoSuchProcess):
+                process = psutil.Process(int(entry.name))
+                if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                    found.append(process)
         return found
 
     def fork_server_pid(self) -> int:

@@ -10,15 +10,14 @@ must mean what was meant.
 import copy
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tomlkit
-from tomlkit.exceptions import TOMLKitError
 
 from shared.config.faults import table_name
 from shared.config.lines import key_lines
-from shared.errors import ConfigError
+from supervisor.cli.tomledit import edited, first_that_means
 
 Path = tuple[str, str]
 
@@ -33,16 +32,16 @@ def set_table(text: str, path: Path, values: Mapping[str, Any], about: str | Non
     kept = {key: value for key, value in values.items() if value is not None}
     if there is None:
         wanted = _with(data, path, kept)
-        return _first_that_means(wanted, path, _appended(text, path, kept, about), _added(text, path, kept))
+        return first_that_means(wanted, table_name(path), _appended(text, path, kept, about), _added(text, path, kept))
     changed = {key: value for key, value in kept.items() if key in there and there[key] != value}
     gone = {key: None for key, value in values.items() if value is None and key in there}
     new = {key: value for key, value in kept.items() if key not in there}
     for step in (changed, gone, new):
         if step:
             there = {key: value for key, value in {**there, **step}.items() if value is not None}
-            edited = _edited(text, path, step)
-            tries = (_below_head(text, path, step), edited) if step is new else (edited,)
-            text = _first_that_means(_with(data, path, there), path, *tries)
+            set_here = _edited(text, path, step)
+            tries = (_below_head(text, path, step), set_here) if step is new else (set_here,)
+            text = first_that_means(_with(data, path, there), table_name(path), *tries)
     return text
 
 
@@ -80,7 +79,7 @@ def _added(text: str, path: Path, values: Mapping[str, Any]) -> Iterator[str]:
         table.update(values)
         document[path[0]].add(path[1], table)
 
-    yield from _parsed(text, edit)
+    yield from edited(text, edit)
 
 
 def _edited(text: str, path: Path, values: Mapping[str, Any]) -> Iterator[str]:
@@ -92,23 +91,4 @@ def _edited(text: str, path: Path, values: Mapping[str, Any]) -> Iterator[str]:
             else:
                 table[key] = value
 
-    yield from _parsed(text, edit)
-
-
-def _parsed(text: str, edit: Callable[[Any], None]) -> Iterator[str]:
-    try:
-        document = tomlkit.parse(text)
-        edit(document)
-        yield tomlkit.dumps(document)
-    except (TOMLKitError, AttributeError, KeyError, TypeError, ValueError):  # layouts that it can't change
-        return
-
-
-def _first_that_means(wanted: dict[str, Any], path: Path, *texts: Iterator[str]) -> str:
-    for made in (made for source in texts for made in source):
-        try:
-            if tomllib.loads(made) == wanted:
-                return made
-        except tomllib.TOMLDecodeError:
-            continue
-    raise ConfigError(f"{table_name(path)} is written in a way that only a person can change: edit the file by hand")
+    yield from edited(text, edit)

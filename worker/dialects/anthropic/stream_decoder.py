@@ -8,9 +8,6 @@ and may end in `error` at any point.  Each delta belongs to the open block of it
 Where the two don't fit, what was meant can't be known, and the stream is broken; blocks of types that can't be said
 (tools that the provider runs, and what they found) swallow their deltas.  `message_delta` ends the answer as soon as it
 tells a `stop_reason`; the `message_stop` behind it only ends the stream, and some hosts forget it.
-
-An exception is raised behind the events that came before it in the same bytes, with the next call: how the network
-cuts a stream decides nothing about what the client gets.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,6 +20,7 @@ from shared.errors import DialectError, UpstreamBroken
 from worker.dialects.anthropic import stops
 from worker.dialects.anthropic.usage import StreamedUsage
 from worker.dialects.anthropic.wire import BAD_JSON, Delta, StreamEvent, read_event
+from worker.dialects.event_decoder import EventDecoder
 from worker.dialects.foreign_error import foreign_message
 from worker.dialects.neutral import (
     Begin,
@@ -37,9 +35,7 @@ from worker.dialects.neutral import (
     ToolStart,
     UsageTold,
     fitting_stop,
-    tells_more,
 )
-from worker.dialects.sse import EventCutter, payloads
 
 
 class _Meaning(NamedTuple):
@@ -66,13 +62,11 @@ class _Block(Struct):
     """What its start told that deltas tell as a rule: said at its stop, if they haven't."""
 
 
-class AnthropicStreamDecoder:
+class AnthropicStreamDecoder(EventDecoder):
     """See `worker.dialects.codec.StreamDecoder`."""
 
     def __init__(self, max_event_bytes: int) -> None:
-        self._cutter = EventCutter(max_event_bytes)
-        self._error: DialectError | UpstreamBroken | None = None
-        """Waits for the next call."""
+        super().__init__(max_event_bytes)
         self._blocks: dict[int | None, _Block] = {}
         self._calls = 0
         self._usage = StreamedUsage()
@@ -80,38 +74,21 @@ class AnthropicStreamDecoder:
         self._stopped = False
         self._complaint: str | None = None
         """What may be why no message comes: an error in words of the host's own."""
-        self.done = False
 
-    def receive(self, data: bytes) -> list[Event]:
-        """The events that end in `data`; `DialectError` for what is too large or makes no sense."""
-        if self._error is not None:
-            raise self._error
-        block = self._cutter.receive(data)
-        out: list[Event] = []
-        if block:
-            try:
-                self._decode(payloads(block), out)
-            except (DialectError, UpstreamBroken) as error:
-                if not tells_more(out):
-                    raise
-                self._error = error
-        return out
+    def _is_whole(self, payload: bytes) -> bool:
+        try:
+            read_event(payload)
+        except BAD_JSON:
+            return False
+        return True
 
-    def receive_eof(self) -> list[Event]:
-        """The last events; `UpstreamBroken` unless the message has told why it stopped."""
-        if self._error is not None:
-            raise self._error
-        # A last event may lack its blank line: legal JSON counts, half of one doesn't.
-        rest = payloads(self._cutter.receive_eof() + b"\n\n")
-        out: list[Event] = []
-        self._decode(filter(_is_whole, rest), out)
-        if not self.done and not self._stopped:
+    def _end(self, events: list[Event]) -> None:
+        if not self._stopped:
             reason = self._complaint or "the upstream ended its stream before the message was finished"
             raise UpstreamBroken(reason, "IncompleteStream")
         self.done = True
-        return out
 
-    def _decode(self, found: Iterable[bytes], out: list[Event]) -> None:
+    def _decode(self, found: Iterable[bytes], events: list[Event]) -> None:
         for payload in found:
             if self.done:
                 break
@@ -123,21 +100,21 @@ class AnthropicStreamDecoder:
                 raise DialectError(f"the upstream sent an event that is no JSON object: {error}") from None
             match event.type:
                 case "content_block_delta":
-                    self._read_delta(event, out)
+                    self._read_delta(event, events)
                 case "content_block_start":
-                    self._open_block(event, out)
+                    self._open_block(event, events)
                 case "content_block_stop":
-                    self._close_block(event.index, out)
+                    self._close_block(event.index, events)
                 case "message_start":
-                    self._begin(event, out)
+                    self._begin(event, events)
                 case "message_delta":
-                    self._read_message_delta(event, out)
+                    self._read_message_delta(event, events)
                 case "message_stop":
                     if not self._stopped:
                         raise DialectError("the upstream ended its message without a stop_reason")
                     self.done = True
                 case _ if event.is_error:
-                    out.append(Failed(event.error_message, event.error_type, payload))
+                    events.append(Failed(event.error_message, event.error_type, payload))
                     self.done = True
                 case None:
                     self._complaint = foreign_message(payload) or self._complaint
@@ -236,11 +213,3 @@ def _text(value: Any, name: str) -> str:
     if value is None:
         return ""
     raise DialectError(f"the upstream sent a {name} that is no text")
-
-
-def _is_whole(payload: bytes) -> bool:
-    try:
-        read_event(payload)
-    except BAD_JSON:
-        return False
-    return True

@@ -10,32 +10,27 @@ and then `[DONE]` or the end of the body has come.  Anything else is a lost upst
     an error                Failed ─▶ done                 Failed ─▶ done
     [DONE], end of body     UpstreamBroken                 Stop ─▶ done
     what is no JSON         DialectError                   DialectError
-
-An exception is raised behind the events that came before it in the same bytes, with the next call: how the network
-cuts a stream decides nothing about what the client gets.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from shared.errors import DialectError, UpstreamBroken
+from worker.dialects.event_decoder import EventDecoder
 from worker.dialects.foreign_error import foreign_message
-from worker.dialects.neutral import Begin, Event, Failed, Stop, TextDelta, ThinkingDelta, UsageTold, tells_more
+from worker.dialects.neutral import Begin, Event, Failed, Stop, TextDelta, ThinkingDelta, UsageTold
 from worker.dialects.openai.failure import failed, flat_failure
 from worker.dialects.openai.stops import stop_reason
 from worker.dialects.openai.tool_fragments import ToolFragments
 from worker.dialects.openai.usage import usage_in
 from worker.dialects.openai.wire import BAD_JSON, Choice, Chunk, Delta, read_chunk
-from worker.dialects.sse import EventCutter, payloads
 
 
-class OpenAIStreamDecoder:
+class OpenAIStreamDecoder(EventDecoder):
     """See `worker.dialects.codec.StreamDecoder`."""
 
     def __init__(self, max_event_bytes: int) -> None:
-        self.done = False
-        self._cutter = EventCutter(max_event_bytes)
-        self._error: DialectError | UpstreamBroken | None = None
-        """Waits for the next call."""
+        super().__init__(max_event_bytes)
         self._begun = False
         self._said = False
         """By deltas."""
@@ -46,35 +41,13 @@ class OpenAIStreamDecoder:
         self._finish: Any = None
         self._sequence: str | None = None
 
-    def receive(self, data: bytes) -> list[Event]:
-        if self._error is not None:
-            raise self._error
-        block = self._cutter.receive(data)
-        if not block or self.done:
-            return []
-        events: list[Event] = []
-        try:
-            for payload in payloads(block):
-                if self._read(payload, events):
-                    break
-        except (DialectError, UpstreamBroken) as error:
-            if not tells_more(events):
-                raise
-            self._error = error
-        return events
+    def _decode(self, found: Iterable[bytes], events: list[Event]) -> None:
+        for payload in found:
+            if self._read(payload, events):
+                break
 
-    def receive_eof(self) -> list[Event]:
-        if self._error is not None:
-            raise self._error
-        events: list[Event] = []
-        if self.done:
-            return events
-        # A last event may lack its blank line: legal JSON counts, half of one doesn't.
-        for payload in payloads(self._cutter.receive_eof() + b"\n\n"):
-            if (payload == b"[DONE]" or _is_chunk(payload)) and self._read(payload, events):
-                return events
-        self._end(events)
-        return events
+    def _is_whole(self, payload: bytes) -> bool:
+        return payload == b"[DONE]" or _is_chunk(payload)
 
     def _read(self, payload: bytes, events: list[Event]) -> bool:
         """Appends what an event tells; whether it is the last."""
