@@ -28,6 +28,7 @@ from shared.messages import (
     Beat,
     Down,
     Leave,
+    Listen,
     Question,
     Ready,
     StreamEnded,
@@ -256,8 +257,8 @@ class RunningGateway:
         self.asked: list[Question] = []
         self.answer: Callable[[Question], tuple[int, bytes] | None] = lambda question: None
         """What the supervisor answers: a status and a body, or nothing at all."""
-        self.heard: list[Admit | Leave | Trouble] = []
-        """What streams said of limits and failures, in order."""
+        self.heard: list[Admit | Leave | Listen | Trouble] = []
+        """What streams said of limits and failures, and listeners of themselves, in order."""
         self.verdict: Callable[[Admit], Verdict | None] = let_in
         """What the supervisor says to a stream that asks to be let in, or nothing at all."""
         self.clients: list[Client] = []
@@ -339,7 +340,7 @@ class RunningGateway:
                         self.heard.append(admit)
                         if verdict := self.verdict(admit):
                             self.gateway.admissions.take(verdict)
-                    case Leave() | Trouble() as said:
+                    case Leave() | Listen() | Trouble() as said:
                         self.heard.append(said)
                     case Ready():
                         pass

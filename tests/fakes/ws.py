@@ -112,11 +112,13 @@ class WebSocketClient:
                     raise AssertionError(f"closed: {event}")
 
     async def wait(self, type: str, **fields: Any) -> dict[str, Any]:
-        """The next live event of this type that has these values."""
-        while True:
-            event = await self.event()
-            if event["type"] == type and all(event[name] == value for name, value in fields.items()):
-                return event
+        """The next live event of this type that has these values, within `TIMEOUT` whatever else comes."""
+        with trio.fail_after(TIMEOUT):
+            while True:
+                event = await self.event()
+                if event["type"] == type and all(event[name] == value for name, value in fields.items()):
+                    return event
+        raise AssertionError
 
     async def wait_close(self) -> CloseConnection:
         """The server's close, answered; whatever comes before it is passed over."""

@@ -11,7 +11,7 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessag
 
 from shared import VERSION, events
 from shared.config import Auth, Cors
-from shared.messages import ActiveSessions, Happened
+from shared.messages import ActiveSessions, Happened, Listen
 from worker import listeners
 from worker import websocket as server_side
 from worker.endpoints import events as endpoint
@@ -63,18 +63,23 @@ async def test_hello_comes_first_with_the_live_streams(gateway):
     await gateway.wait(lambda: len(gateway.server.connections) == 0)
 
 
-async def test_what_happens_before_hello_comes_after_it(gateway):
+async def test_who_is_accepted_misses_nothing(gateway):
+    """The supervisor knows of him by then; what happened before stands behind the snapshot."""
     async with trio.open_nursery() as nursery:
         gateway.answer = lambda question: None
+        answered = trio.Event()
 
         async def listen():
             async with ws.listen(gateway.port) as listener:
+                assert answered.is_set()
                 assert (await listener.event())["type"] == "hello"
                 assert (await listener.event())["provider"] == "early"
 
         nursery.start_soon(listen)
         await gateway.wait(lambda: gateway.asked == [ActiveSessions()])
+        assert gateway.heard == [Listen(True)]
         happened(gateway, recovered("early"))
+        answered.set()
         gateway.gateway.questions.supervisor_gone()
 
 

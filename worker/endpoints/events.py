@@ -26,15 +26,17 @@ async def listen(gateway: Gateway, request: Request) -> None:
     types = wanted_types(request.query("types"))
     listener = Listener(websocket.connection, types)
     websocket.limit_send_buffer(SEND_BUFFER_BYTES)
-    await websocket.accept()
     with gateway.listeners.joined(listener):
         if gateway.draining:  # its listeners have been sent away already
             listener.close(SERVICE_RESTART)
+        # Who is accepted misses nothing from then on: by its answer the supervisor knows that somebody listens here.
+        # What happens meanwhile stands behind the snapshot, which may hold it already.
+        hello = text_frame(await _hello(gateway))
+        await websocket.accept()
         async with trio.open_nursery() as nursery:
             pulse = Pulse(gateway, websocket)
             nursery.start_soon(_hear, websocket, pulse, nursery.cancel_scope)
-            # It joined first: what happens meanwhile stands behind the snapshot, which may hold it already.
-            await websocket.send_frames(text_frame(await _hello(gateway)))
+            await websocket.send_frames(hello)
             await _tell(websocket, listener, pulse)
             nursery.cancel_scope.cancel()
     if listener.close_code is not None:
