@@ -2,6 +2,8 @@
 
 import signal
 
+pytest_plugins = ["fakes.bounds"]
+
 # Who was started in the background of a shell, or by nohup, ignores these, and so would every process of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -11,12 +11,17 @@ from typing import Any
 import psutil
 import pytest
 import trio
+from fakes.fuzz import COUNT
 from fakes.leftovers import tasks
 from fakes.patient_upstream import serve_patient
 from fakes.service import CRASHES, Service, config_text, free_port, run_service, wait_until
 from fakes.upstream import FakeUpstream
 
 AGENT = '[agent]\nenabled = true\nworkspace = "WORKSPACE"\nmodel = "fake/m"\nresponse_timeout = 5.0\n'
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    item.add_marker(pytest.mark.bound(120 + COUNT))
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ def told_ends(service: Service) -> dict[str, float]:
     return {trace: datetime.fromisoformat(at).timestamp() - offset for at, trace in found}
 
 
+@pytest.mark.bound(120 + RUNS)
 @pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize("sandbox", SANDBOXES)
 async def test_nothing_is_alive_after_a_cancel_at_a_random_moment(tmp_path, port, upstream, sandbox):

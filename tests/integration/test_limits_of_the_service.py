@@ -36,6 +36,7 @@ def four_workers(port: int, upstream: OpenAIUpstream, more: str = "", **provider
     )
 
 
+@pytest.mark.bound(120 + SECONDS)
 async def test_as_many_as_allowed_under_overload_with_a_worker_killed(tmp_path, port, upstream):
     answered: Counter[int] = Counter()
     waits: list[float] = []

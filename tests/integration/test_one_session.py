@@ -93,6 +93,7 @@ def no_pauses():
     gc.unfreeze()
 
 
+@pytest.mark.bound(120 + PAIRS)
 @pytest.mark.usefixtures("no_pauses")
 async def test_a_newer_stream_ends_the_older_one_wherever_it_runs(four, port, upstream):
     pairs = [Pair(f"key-{number}", marker("older"), marker("newer")) for number in range(PAIRS)]

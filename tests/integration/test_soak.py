@@ -1,6 +1,5 @@
 """The soak, for as long as KIMI_PROXY_SOAK_SECONDS says (60 by default), with the seed KIMI_PROXY_SOAK_SEED (7)."""
 
-import faulthandler
 import os
 import subprocess
 import sys
@@ -8,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.integration, pytest.mark.soak]
 PROGRAM = Path(__file__).parents[1] / "soak.py"
 SECONDS = float(os.environ.get("KIMI_PROXY_SOAK_SECONDS", "60"))
 SEED = os.environ.get("KIMI_PROXY_SOAK_SEED", "7")
+TIMEOUT = SECONDS + 240
+pytestmark = [pytest.mark.integration, pytest.mark.soak, pytest.mark.bound(TIMEOUT + 30)]
 
 
 def test_every_request_stream_and_token_is_accounted_for(tmp_path):
-    faulthandler.cancel_dump_traceback_later()  # it takes longer than any other test, and ends by itself
     picture = tmp_path / "soak.svg"
     command = [sys.executable, PROGRAM, f"--minutes={SECONDS / 60}", f"--seed={SEED}", f"--keep={tmp_path / 'files'}"]
     command += ["--streams=10", "--rate=8", f"--plot={picture}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS + 240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     print(done.stderr)
     print(done.stdout)
     assert done.returncode == 0
