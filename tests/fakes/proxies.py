@@ -46,7 +46,7 @@ def config_of(name: str, changes: Mapping[str, str]) -> str:
     return text
 
 
-def _nginx(folder: Path, service: int, front: Front) -> tuple[str, list[str]]:
+def _nginx(folder: Path, service: int, front: Front, patience: str) -> tuple[str, list[str]]:
     text = config_of(
         "nginx",
         {
@@ -58,7 +58,7 @@ def _nginx(folder: Path, service: int, front: Front) -> tuple[str, list[str]]:
             "listen 443 ssl http2;": f"listen 127.0.0.1:{front.tls_port} ssl http2; listen 127.0.0.1:{front.port};",
             "/etc/nginx/gateway.pem": str(front.certificate),
             "/etc/nginx/gateway.key": str(front.certificate),
-            "proxy_read_timeout 600s;": "proxy_read_timeout 1s;",
+            "proxy_read_timeout 600s;": f"proxy_read_timeout {patience};",
         },
     )
     return text, ["-e", "stderr", "-p", str(folder), "-c", str(folder / NAMES["nginx"])]
@@ -69,7 +69,7 @@ def _temporary(folder: Path) -> str:
     return " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
 
 
-def _haproxy(folder: Path, service: int, front: Front) -> tuple[str, list[str]]:
+def _haproxy(folder: Path, service: int, front: Front, patience: str) -> tuple[str, list[str]]:
     text = config_of(
         "haproxy",
         {
@@ -77,13 +77,13 @@ def _haproxy(folder: Path, service: int, front: Front) -> tuple[str, list[str]]:
             "127.0.0.1:8000": f"127.0.0.1:{service}",
             "bind :443 ssl crt /etc/haproxy/gateway.pem": f"bind 127.0.0.1:{front.port}\n"
             f"    bind 127.0.0.1:{front.tls_port} ssl crt {front.certificate}",
-            "timeout server 600s": "timeout server 1s",
+            "timeout server 600s": f"timeout server {patience}",
         },
     )
     return text, ["-db", "-f", str(folder / NAMES["haproxy"])]
 
 
-def _caddy(folder: Path, service: int, front: Front) -> tuple[str, list[str]]:
+def _caddy(folder: Path, service: int, front: Front, _patience: str) -> tuple[str, list[str]]:
     text = config_of(
         "caddy",
         {
@@ -104,11 +104,14 @@ def require_proxy(name: str) -> str:
 
 
 @contextlib.contextmanager
-def run_proxy(name: str, folder: Path, service: int) -> Iterator[Front]:
-    """The proxy `name` in front of the service's port; skips the test where it is not installed."""
+def run_proxy(name: str, folder: Path, service: int, *, patience: str = "600s") -> Iterator[Front]:
+    """The proxy `name` in front of the service's port; skips the test where it is not installed.
+
+    `patience` is how long it waits for a service that says nothing; Caddy waits for ever.
+    """
     program = require_proxy(name)
     front = Front(name, free_port(), None if name == "caddy" else free_port(), self_signed(folder))
-    text, options = {"nginx": _nginx, "haproxy": _haproxy, "caddy": _caddy}[name](folder, service, front)
+    text, options = {"nginx": _nginx, "haproxy": _haproxy, "caddy": _caddy}[name](folder, service, front, patience)
     (folder / NAMES[name]).write_text(text)
     env = {**os.environ, "HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     with (folder / "log").open("wb") as log:

@@ -1,16 +1,16 @@
 """The service with two workers and upstreams of both dialects, and the agent on, for all tests of a file."""
 
-import queue
 import re
-import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import trio
+from fakes.apart import live_apart
 from fakes.fuzz import COUNT
 from fakes.leftovers import tasks
 from fakes.patient_upstream import serve_patient
@@ -71,46 +71,23 @@ class Running:
         await wait_until(lambda: len(self.service.records()) >= begun, "the records of all streams")
 
 
+@asynccontextmanager
+async def run_all(folder: Path, workspace: Path) -> AsyncIterator[Running]:
+    """The service in `folder`, and what it needs."""
+    port = free_port()
+    async with serve_patient("openai") as openai, serve_patient("anthropic") as anthropic:
+        config = config_text(
+            port,
+            openai.base_url,
+            anthropic=anthropic.base_url,
+            provider={"backoff_base": 0.0, "first_byte_timeout": 3.0},
+            more=AGENT.replace("WORKSPACE", str(workspace)),
+        )
+        async with run_service(folder, config) as service:
+            yield Running(service, port, openai, anthropic)
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory) -> Iterator[Running]:
-    """They live in a trio of their own, in a thread: a test only looks at them."""
-    ready: queue.Queue[Running | None] = queue.Queue()
-    failures: list[BaseException] = []
-    ended: list[tuple[trio.lowlevel.TrioToken, trio.Event]] = []
-
-    async def live() -> None:
-        port, end = free_port(), trio.Event()
-        ended.append((trio.lowlevel.current_trio_token(), end))
-        folder, workspace = tmp_path_factory.mktemp("service"), tmp_path_factory.mktemp("workspace")
-        async with serve_patient("openai") as openai, serve_patient("anthropic") as anthropic:
-            config = config_text(
-                port,
-                openai.base_url,
-                anthropic=anthropic.base_url,
-                provider={"backoff_base": 0.0, "first_byte_timeout": 3.0},
-                more=AGENT.replace("WORKSPACE", str(workspace)),
-            )
-            async with run_service(folder, config) as service:
-                ready.put(Running(service, port, openai, anthropic))
-                await end.wait()
-
-    def run() -> None:
-        try:
-            trio.run(live)
-        except BaseException as error:
-            failures.append(error)
-            ready.put(None)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        found = ready.get(timeout=60)
-        if found is not None:
-            yield found
-    finally:
-        for token, end in ended:
-            if thread.is_alive():
-                token.run_sync_soon(end.set)
-        thread.join()
-    if failures:
-        raise failures[0]
+    with live_apart(run_all(tmp_path_factory.mktemp("service"), tmp_path_factory.mktemp("workspace"))) as running:
+        yield running

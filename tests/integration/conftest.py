@@ -1,13 +1,13 @@
 """What most tests here start from: an upstream, and the service with two workers in front of it."""
 
-import queue
-import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
-import trio
 from fakes.anthropic_upstream import AnthropicUpstream, serve_anthropic
+from fakes.apart import live_apart
 from fakes.browser import PROGRAM, Browser, open_browser, run_chromium
 from fakes.openai_upstream import OpenAIUpstream, serve_openai
 from fakes.service import Service, config_text, free_port, run_service
@@ -47,48 +47,30 @@ class Shared:
         return {"fake": self.openai, "claude": self.anthropic}[provider]
 
 
+@asynccontextmanager
+async def run_shared(folder: Path, more: str) -> AsyncIterator[Shared]:
+    """In `more` of the configuration `ANTHROPIC_URL` stands for the base_url of the upstream of Anthropic's dialect."""
+    port = free_port()
+    async with serve_openai() as openai, serve_anthropic() as anthropic:
+        config = config_text(
+            port,
+            openai.base_url,
+            anthropic=anthropic.base_url,
+            provider={"backoff_base": 0.0},
+            more=more.replace("ANTHROPIC_URL", anthropic.base_url),
+        )
+        async with run_service(folder, config) as service:
+            yield Shared(service, port, openai, anthropic)
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory, request) -> Iterator[Shared]:
     """Service and upstreams for all tests of a module, which leave them as they found them.
 
-    They live in a trio of their own, in a thread: a test only looks at them.  A module may add to the configuration by
-    its `CONFIG`, where `ANTHROPIC_URL` stands for the base_url of the upstream that speaks Anthropic's dialect.
+    A module may add to the configuration by its `CONFIG`, see `run_shared`.
     """
-    ready: queue.Queue[Shared] = queue.Queue()
-    failures: list[BaseException] = []
-    ended: list[tuple[trio.lowlevel.TrioToken, trio.Event]] = []
-
-    async def live() -> None:
-        port, end = free_port(), trio.Event()
-        ended.append((trio.lowlevel.current_trio_token(), end))
-        async with serve_openai() as openai, serve_anthropic() as anthropic:
-            config = config_text(
-                port,
-                openai.base_url,
-                anthropic=anthropic.base_url,
-                provider={"backoff_base": 0.0},
-                more=getattr(request.module, "CONFIG", "").replace("ANTHROPIC_URL", anthropic.base_url),
-            )
-            async with run_service(tmp_path_factory.mktemp("shared"), config) as service:
-                ready.put(Shared(service, port, openai, anthropic))
-                await end.wait()
-
-    def run() -> None:
-        try:
-            trio.run(live)
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield ready.get(timeout=60)
-    finally:
-        [(token, end)] = ended
-        token.run_sync_soon(end.set)
-        thread.join()
-    if failures:
-        raise failures[0]
+    with live_apart(run_shared(tmp_path_factory.mktemp("shared"), getattr(request.module, "CONFIG", ""))) as shared:
+        yield shared
 
 
 @pytest.fixture(scope="session")

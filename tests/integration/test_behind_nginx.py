@@ -20,18 +20,19 @@ from fakes.ws import listen
 
 pytestmark = pytest.mark.integration
 
-# The proxies' patience with a silent gateway is a second here.
 CONFIG = """
 [proxy.streaming]
 ping_interval = 0.2
 """
-SILENCE = 1.5
+PATIENCE = "2s"
+"""The proxies' with a silent gateway."""
+SILENCE = 2.5
 
 
 @pytest.fixture(scope="module", params=list(NAMES))
 def front(request, tmp_path_factory, shared):
     """One proxy after the other, in front of the same service."""
-    with run_proxy(request.param, tmp_path_factory.mktemp(request.param), shared.port) as front:
+    with run_proxy(request.param, tmp_path_factory.mktemp(request.param), shared.port, patience=PATIENCE) as front:
         yield front
 
 
