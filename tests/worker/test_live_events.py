@@ -4,10 +4,11 @@ from contextlib import suppress
 import msgspec
 import pytest
 import trio
+import trio.testing
 from fakes import ws
 from fakes.gateway import make_config, serve_gateway
 from fakes.upstream import openai_stream
-from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, Request, TextMessage
 
 from shared import VERSION, events
 from shared.config import Auth, Cors
@@ -81,6 +82,19 @@ async def test_who_is_accepted_misses_nothing(gateway):
         happened(gateway, recovered("early"))
         answered.set()
         gateway.gateway.questions.supervisor_gone()
+
+
+async def test_who_leaves_before_he_is_accepted(gateway):
+    gateway.answer = lambda question: None
+    client = await ws.connect(gateway.port)
+    await client.send(Request(host="localhost", target="/ws"))
+    await gateway.wait(lambda: gateway.asked == [ActiveSessions()])
+    client.close()
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    gateway.gateway.questions.supervisor_gone()
+    await gateway.wait(lambda: not gateway.gateway.listeners)
+    await gateway.wait(lambda: len(gateway.server.connections) == 0)
+    assert gateway.heard == [Listen(True), Listen(False)]
 
 
 async def test_without_a_supervisor_the_live_streams_are_not_known(gateway):
