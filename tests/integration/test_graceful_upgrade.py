@@ -244,9 +244,11 @@ async def test_a_service_of_systemd_stays_one_and_one_that_ends_takes_its_heir_a
         await cli(service, "status", code=3)
         assert "serves http://" in (await cli(service, "restart", "--config", "config.toml")).stdout.decode()
 
+        elder = psutil.Process((await service.status()).pid)
+
         async def stop() -> None:
-            await wait_until((service.paths.runtime / "heir.sock").exists, "an heir")
-            await cli(service, "stop")
+            await wait_until((service.paths.runtime / "heir.sock").exists, "an heir", poll=0.002)
+            elder.terminate()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop)
