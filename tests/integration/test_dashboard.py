@@ -110,7 +110,7 @@ async def test_stale_streams_are_cancelled(browser, shared):
     asked = [("fake/hang-after-3", "hi", "stuck"), ("roomy", "hi", "moves")]
     async with streams(shared.port, *asked), opened(browser, shared.port) as page:
         await page.wait_text("#live-table", "stuck", "moves")
-        await page.evaluate("document.querySelector('#stale-after option').value = 2.5")  # in the place of 10
+        await page.evaluate("document.querySelector('#stale-after option').value = 4")  # in the place of 10
         await page.choose("Stale after", "10 s")
         await page.click("button", "Cancel stale (1)")
         await page.click("button", "Really cancel?")
