@@ -44,6 +44,7 @@ ARGUMENTS = [
     "--password-store=basic",
     "--no-proxy-server",
 ]
+CALL_TIMEOUT = 60.0
 KEYS = {
     "Tab": (9, ""),
     "Enter": (13, "\r"),
@@ -148,7 +149,7 @@ class Browser:
         if session is not None:
             command["sessionId"] = session
         await self._client.send(TextMessage(json.dumps(command)))
-        with trio.fail_after(20):
+        with trio.fail_after(CALL_TIMEOUT):
             answer = await receive.receive()
         assert "error" not in answer, (method, parameters, answer["error"])
         return answer["result"]

@@ -43,9 +43,17 @@ def full_disk(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """Whoever opens a file in the folder from now on can only read it."""
-    _run("mount", "--bind", str(folder), str(folder))
+    # Made elsewhere, where nobody has opened a file to write it before it is read-only.
+    aside = folder.with_name(f"{folder.name}-read-only")
+    aside.mkdir()
+    mounted = []
     try:
-        _run("mount", "-o", "remount,bind,ro", str(folder))
+        _run("mount", "--bind", str(folder), str(aside))
+        mounted.append(aside)
+        _run("mount", "-o", "remount,bind,ro", str(aside))
+        _run("mount", "--bind", str(aside), str(folder))
+        mounted.append(folder)
         yield
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=False)
+        for place in reversed(mounted):
+            subprocess.run(["umount", "--lazy", str(place)], check=False)
