@@ -28,6 +28,9 @@ async def test_everything_fits_and_can_be_read(browser, shared):
         for width in (320, 360, 700, 820, 1024, 1280, 1920):
             await page.resize(width, 800)
             assert await page.evaluate("document.documentElement.scrollWidth") == width
+        # Nor does a chart stand out while it has the width of the window as it was.
+        await page.evaluate("document.querySelectorAll('.chart svg').forEach((svg) => svg.setAttribute('width', 3000))")
+        assert await page.evaluate("document.documentElement.scrollWidth") == width
         # However long a name is, it takes two lines.
         heights = "[...document.querySelectorAll('#live-table tbody tr')].map((row) => row.offsetHeight)"
         assert max(await page.evaluate(heights)) < 90
