@@ -45,19 +45,12 @@ def test_others():
 def test_what_hangs_is_named(tmp_path):
     (tmp_path / "test_hanging.py").write_text(HANGING)
     (tmp_path / "conftest.py").write_text("import fakes.bounds\n\nfakes.bounds.PATIENCE = 0.5\n")
+    (tmp_path / "pytest.ini").write_text(
+        f"[pytest]\ntrio_mode = true\npythonpath = {TESTS} {TESTS.parent}\nmarkers = bound(seconds): of it\n"
+    )
+    plugins = ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "fakes.bounds"]
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "fakes.bounds", "-rA"),
-            *(
-                "-o",
-                "trio_mode=true",
-                "-o",
-                f"pythonpath={TESTS} {TESTS.parent}",
-                "-o",
-                "markers=bound(seconds): of it",
-            ),
-            *("-c", "/dev/null", "--rootdir", str(tmp_path), str(tmp_path)),
-        ],
+        [sys.executable, "-m", "pytest", *plugins, "-rA"],
         cwd=tmp_path,
         env={**os.environ, "COLUMNS": "160"},
         capture_output=True,

@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -21,7 +21,7 @@ READY_TIMEOUT = 60.0
 @contextmanager
 def live_apart(manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
     """What `manager` gives; a test only looks at it.  What fails in there is raised here, at the latest on leaving."""
-    ready: queue.Queue[T | BaseException] = queue.Queue()
+    ready: queue.Queue[Any] = queue.Queue()
     ends: list[tuple[trio.lowlevel.TrioToken, trio.Event]] = []
     failures: list[BaseException] = []
 
@@ -37,13 +37,13 @@ def live_apart(manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
             trio.run(live)
         except BaseException as error:
             failures.append(error)
-            ready.put(error)
+            ready.put(None)
 
     thread = threading.Thread(target=run)
     thread.start()
     try:
         value = ready.get(timeout=READY_TIMEOUT)
-        if not isinstance(value, BaseException):
+        if not failures:
             yield value
     finally:
         for token, end in ends:

@@ -8,6 +8,7 @@ import faulthandler
 import os
 import signal
 from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -24,52 +25,37 @@ PATIENCE = 20.0
 STDERR = pytest.StashKey[int]()
 """What is not taken for the output of a test."""
 
-_current: "list[_TrioTest]" = []
-
-
-class _TrioTest:
-    """The run of one test in trio, with its fixtures."""
-
-    def __init__(self) -> None:
-        self._token = trio.lowlevel.current_trio_token()
-        self._scope = trio.CancelScope()
-        self.given_up = False
-        self._tree = ""
-
-    def give_up(self) -> None:
-        """From a signal handler: cancel it once it can be."""
-        self.given_up = True
-        self._token.run_sync_soon(self._cancel)
-
-    def _cancel(self) -> None:
-        self._tree = format_task_tree()
-        self._scope.cancel()
-
-    async def run(self, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
-        try:
-            with self._scope:
-                await function(*arguments)
-        finally:
-            if self._tree:
-                raise TimeoutError(f"not done in time; it stood at\n{self._tree}")
+_give_ups: list[Callable[[], None]] = []
+"""How to end the test that runs in trio, if one does; it can be asked to once."""
 
 
 def run_bounded(function: Callable[..., Awaitable[object]], *arguments: object, **options: Any) -> None:
     """`trio.run`, for a test that can be given up."""
 
     async def run() -> None:
-        _current.append(_TrioTest())
+        scope, token = trio.CancelScope(), trio.lowlevel.current_trio_token()
+        tree = ""
+
+        def cancel() -> None:
+            nonlocal tree
+            tree = format_task_tree()
+            scope.cancel()
+
+        _give_ups.append(partial(token.run_sync_soon, cancel))
         try:
-            await _current[-1].run(function, *arguments)
+            with scope:
+                await function(*arguments)
         finally:
-            _current.pop()
+            _give_ups.clear()
+            if tree:
+                raise TimeoutError(f"not done in time; it stood at\n{tree}")
 
     trio.run(run, **options)
 
 
 def _give_up(_signum: int, _frame: FrameType | None) -> None:
-    if _current and not _current[-1].given_up:
-        _current[-1].give_up()
+    if _give_ups:
+        _give_ups.pop()()
     else:
         pytest.fail("not done in time; it stood where this traceback ends")
 

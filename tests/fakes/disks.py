@@ -15,14 +15,20 @@ def _run(*command: str) -> None:
 
 
 @contextlib.contextmanager
+def _mounted(place: Path, *how: str) -> Iterator[None]:
+    _run("mount", *how, str(place))
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=False)
+
+
+@contextlib.contextmanager
 def small_disk(folder: Path, size: str = "2m") -> Iterator[Path]:
     """An empty disk of that size at `folder`, which is made."""
     folder.mkdir(exist_ok=True)
-    _run("mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder))
-    try:
+    with _mounted(folder, "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs"):
         yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
 @contextlib.contextmanager
@@ -46,14 +52,7 @@ def read_only(folder: Path) -> Iterator[None]:
     # Made elsewhere, where nobody has opened a file to write it before it is read-only.
     aside = folder.with_name(f"{folder.name}-read-only")
     aside.mkdir()
-    mounted = []
-    try:
-        _run("mount", "--bind", str(folder), str(aside))
-        mounted.append(aside)
+    with _mounted(aside, "--bind", str(folder)):
         _run("mount", "-o", "remount,bind,ro", str(aside))
-        _run("mount", "--bind", str(aside), str(folder))
-        mounted.append(folder)
-        yield
-    finally:
-        for place in reversed(mounted):
-            subprocess.run(["umount", "--lazy", str(place)], check=False)
+        with _mounted(folder, "--bind", str(aside)):
+            yield

@@ -207,7 +207,7 @@ class Service:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             if self._process is not None:
-                self._process.kill()
+                self._process.kill()  # its environment, and so its mark, is empty while it is being executed
                 self._process.wait()
             psutil.wait_procs(found, timeout=2)
             if not found:

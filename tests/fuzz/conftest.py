@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 from fakes.apart import live_apart
+from fakes.bounds import BOUND
 from fakes.fuzz import COUNT
 from fakes.leftovers import tasks
 from fakes.patient_upstream import serve_patient
@@ -21,7 +22,7 @@ AGENT = '[agent]\nenabled = true\nworkspace = "WORKSPACE"\nmodel = "fake/m"\nres
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    item.add_marker(pytest.mark.bound(120 + COUNT))
+    item.add_marker(pytest.mark.bound(BOUND + COUNT))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import trio
 from fakes.agent_clients import CANCELS, HARD, WAYS, Run
 from fakes.agent_kinds import BLOCKED, FLOOD, HEEDLESS, KINDS, SANDBOXES
 from fakes.agent_runs import Agent, begin_all, serve_agent
+from fakes.bounds import BOUND
 from fakes.leftovers import belongings, check_belongings, check_processes, is_quiet, keepers, left_behind, wait_gone
 from fakes.load import Client, chat
 from fakes.service import Service, wait_until
@@ -83,7 +84,7 @@ def told_ends(service: Service) -> dict[str, float]:
     return {trace: datetime.fromisoformat(at).timestamp() - offset for at, trace in found}
 
 
-@pytest.mark.bound(120 + RUNS)
+@pytest.mark.bound(BOUND + RUNS)
 @pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize("sandbox", SANDBOXES)
 async def test_nothing_is_alive_after_a_cancel_at_a_random_moment(tmp_path, port, upstream, sandbox):

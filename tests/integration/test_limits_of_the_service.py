@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 import trio
+from fakes.bounds import BOUND
 from fakes.load import MESSAGES, BrokenOff, Client, chat, message
 from fakes.openai_upstream import OpenAIUpstream, marker
 from fakes.service import Service, config_text, run_service, wait_until
@@ -36,7 +37,7 @@ def four_workers(port: int, upstream: OpenAIUpstream, more: str = "", **provider
     )
 
 
-@pytest.mark.bound(120 + SECONDS)
+@pytest.mark.bound(BOUND + SECONDS)
 async def test_as_many_as_allowed_under_overload_with_a_worker_killed(tmp_path, port, upstream):
     answered: Counter[int] = Counter()
     waits: list[float] = []

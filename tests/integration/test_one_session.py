@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import trio
+from fakes.bounds import BOUND
 from fakes.load import MESSAGES, Client, chat, message
 from fakes.openai_upstream import OpenAIUpstream, Row, marker
 from fakes.service import Service, config_text, run_service, wait_until
@@ -93,7 +94,7 @@ def no_pauses():
     gc.unfreeze()
 
 
-@pytest.mark.bound(120 + PAIRS)
+@pytest.mark.bound(BOUND + PAIRS)
 @pytest.mark.usefixtures("no_pauses")
 async def test_a_newer_stream_ends_the_older_one_wherever_it_runs(four, port, upstream):
     pairs = [Pair(f"key-{number}", marker("older"), marker("newer")) for number in range(PAIRS)]
